@@ -1,0 +1,31 @@
+"""Every error a user can cause. The command line prints the message as one line and exits with 1."""
+
+from __future__ import annotations
+
+
+class OnnxMTLError(Exception):
+    """A mistake in the input or in the run: one line that says what, where and what to do."""
+
+
+class ModelError(OnnxMTLError):
+    """The model file or its graph cannot be used as asked."""
+
+
+class TaskError(OnnxMTLError):
+    """The task list is wrong: an unknown kind, a bad option, a name used twice."""
+
+
+class DataError(OnnxMTLError):
+    """The data set cannot be read, or a sample does not fit its task."""
+
+
+class RunError(OnnxMTLError):
+    """The run directory cannot be used: not empty, of another run, or the disk refused."""
+
+
+class VerificationError(OnnxMTLError):
+    """The emitted model does not compute what the trained model computes."""
+
+
+class MissingDependencyError(OnnxMTLError):
+    """An optional library is needed; the message has the command that installs it."""
