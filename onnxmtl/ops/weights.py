@@ -1,0 +1,89 @@
+"""Which initializers of a graph are weights, and which of them are trained."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from onnxmtl.ir.roles import Role, role_of
+from onnxmtl.ops.registry import Slot, spec
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+
+
+def weight_slots(node: ir.Node) -> list[tuple[Slot, ir.Value]]:
+    """The node's slots that are fed by floating-point initializers, with these initializers.
+
+    In arithmetic (Add, Sub, Mul, Div) an initializer counts as a weight only if it has more than one element
+    (0.5 in an activation is a constant) and the other operand is not the image itself (mean and scale of the
+    user's preprocessing are constants too).
+    """
+    entry = spec(node)
+    if entry is None:
+        return []
+    found = []
+    for slot in entry.slots:
+        value = node.inputs[slot.index] if slot.index < len(node.inputs) else None
+        if value is not None and value.is_initializer() and _dtype(value) in _FLOATS:
+            found.append((slot, value))
+    if found and node.op_type in _ARITHMETIC and (_elements(found[0][1]) <= 1 or _on_image(node)):
+        return []
+    return found
+
+
+def is_linear_op(node: ir.Node) -> bool:
+    """Whether the node is linear in its weights, and these are initializers: Conv, ConvTranspose, Gemm, and
+    MatMul with exactly one activation."""
+    entry = spec(node)
+    if entry is None or not entry.linear:
+        return False
+    fed = {slot.index for slot, _ in weight_slots(node)}
+    present = {i for i, value in enumerate(node.inputs) if value is not None}
+    if node.op_type in ("Gemm", "MatMul"):
+        return len(fed & {0, 1}) == 1 and present - fed <= {0, 1}
+    return present - fed == {0}
+
+
+def trainable_values(graph: ir.Graph) -> dict[ir.Value, Slot]:
+    """Initializers in trainable slots, in graph order, with the first slot each one feeds.
+
+    Constants of Clip, Resize, Pad and the like are in no slot. An initializer that also serves as a running
+    statistic is left out.
+    """
+    found: dict[ir.Value, Slot] = {}
+    statistics: set[ir.Value] = set()
+    for node in graph:
+        for slot, value in weight_slots(node):
+            if slot.trainable:
+                found.setdefault(value, slot)
+            else:
+                statistics.add(value)
+    return {
+        value: slot for value, slot in found.items() if value not in statistics and role_of(value) is not Role.STATISTIC
+    }
+
+
+def _dtype(value: ir.Value) -> ir.DataType | None:
+    return value.dtype if value.const_value is None else value.const_value.dtype
+
+
+def _elements(value: ir.Value) -> int:
+    """Number of elements; 0 where it is unknown."""
+    shape = value.shape if value.const_value is None else value.const_value.shape
+    return 0 if shape is None else math.prod(dim if isinstance(dim, int) else 0 for dim in shape)
+
+
+def _on_image(node: ir.Node) -> bool:
+    """Whether only arithmetic with constants lies between the graph's input and `node`."""
+    current = node
+    while current.op_type in _ARITHMETIC or current.op_type == "Cast":
+        activations = [v for v in current.inputs if v is not None and not v.is_initializer()]
+        if len(activations) != 1:
+            return False
+        producer = activations[0].producer()
+        if producer is None:
+            return activations[0].is_graph_input()
+        current = producer
+    return False

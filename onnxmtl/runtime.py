@@ -1,0 +1,196 @@
+"""Running models with ONNX Runtime: the only module that imports it.
+
+Needs numpy, onnxruntime and :mod:`onnxmtl.errors`, nothing else of the project. ::
+
+    model = onnxmtl.runtime.load("model.onnx")
+    predictions = model(image)  # float32 [N, C, H, W] -> {task: array}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxmtl.errors import MissingDependencyError, ModelError
+
+CPU = "CPUExecutionProvider"
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Session: TypeAlias = Any  # onnxruntime.InferenceSession: onnxruntime ships no types
+
+_ERRORS_ONLY = 3
+_INSTALL = "onnxmtl needs an ONNX Runtime: pip install 'onnxmtl[cpu]' or pip install 'onnxmtl[gpu]' (not both)"
+# What ONNX Runtime calls the element types a model's inputs and outputs can have.
+_DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        MissingDependencyError: It is not installed, or only an empty folder of it is left (which is what
+            remains when one of the two flavours is removed after both were installed).
+    """
+    try:
+        module = importlib.import_module("onnxruntime")
+    except ImportError as e:
+        raise MissingDependencyError(_INSTALL) from e
+    if not hasattr(module, "InferenceSession"):
+        msg = f"the installed ONNX Runtime is broken (an empty package); {_INSTALL}"
+        raise MissingDependencyError(msg)
+    return module
+
+
+def session(
+    model: str | os.PathLike[str] | bytes,
+    *,
+    providers: Sequence[str] = (CPU,),
+    optimize: bool = True,
+    threads: int | None = None,
+) -> Session:
+    """Open an ``onnxruntime.InferenceSession``.
+
+    Args:
+        model: Path of a model file, or the serialised model.
+        providers: Execution providers, in order of preference. The first one has to be usable: ONNX Runtime
+            would fall back to the CPU without a word.
+        optimize: Whether ONNX Runtime may rewrite the graph (fusions change the last bits of the results).
+        threads: Threads within an operator; ONNX Runtime's own choice if None.
+
+    Raises:
+        MissingDependencyError: No ONNX Runtime, or none with the asked provider.
+        ModelError: The file does not exist or ONNX Runtime does not load it.
+    """
+    rt = onnxruntime()
+    if "CUDAExecutionProvider" in providers and hasattr(rt, "preload_dlls"):
+        rt.preload_dlls()  # finds the CUDA libraries that came with torch or nvidia's wheels
+    available = rt.get_available_providers()
+    if missing := [name for name in providers if name not in available]:
+        msg = f"the installed ONNX Runtime has no {missing[0]}, only {', '.join(available)}"
+        raise MissingDependencyError(msg)
+    if not isinstance(model, bytes) and not Path(model).is_file():
+        msg = f"{model}: no such model file"
+        raise ModelError(msg)
+    options = rt.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    levels = rt.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    try:
+        opened = rt.InferenceSession(source, options, providers=list(providers))
+    except Exception as e:  # onnxruntime raises a dozen unrelated classes
+        msg = f"{_name(model)}: ONNX Runtime cannot load it: {_one_line(e)}"
+        raise ModelError(msg) from e
+    if providers and providers[0] not in opened.get_providers():
+        msg = f"{providers[0]} could not be started; ONNX Runtime would run on {opened.get_providers()[0]}"
+        raise MissingDependencyError(msg)
+    return opened
+
+
+def run(
+    model: str | os.PathLike[str] | bytes | Session,
+    feeds: Mapping[str, Array] | Array,
+    outputs: Sequence[str] | None = None,
+) -> dict[str, Array]:
+    """Run a model once and return its outputs by name.
+
+    Args:
+        model: A session, or what :func:`session` opens.
+        feeds: Input arrays by name, or the array of the only input.
+        outputs: Names of the wanted outputs; all, in the model's order, if None.
+
+    Raises:
+        ModelError: ONNX Runtime does not load or does not run it (wrong input name, type or shape).
+    """
+    opened = session(model) if isinstance(model, (str, os.PathLike, bytes)) else model
+    if not isinstance(feeds, Mapping):
+        inputs = [value.name for value in opened.get_inputs()]
+        if len(inputs) != 1:
+            msg = f"the model has {len(inputs)} inputs ({', '.join(inputs)}): give the arrays by name"
+            raise ModelError(msg)
+        feeds = {inputs[0]: feeds}
+    names = [value.name for value in opened.get_outputs()] if outputs is None else list(outputs)
+    try:
+        results = opened.run(names, dict(feeds))
+    except Exception as e:  # as above
+        msg = f"ONNX Runtime cannot run the model: {_one_line(e)}"
+        raise ModelError(msg) from e
+    return dict(zip(names, results, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A loaded model, called with images. Made by :func:`load`.
+
+    Attributes:
+        session: The ONNX Runtime session.
+        input: Name of the image input.
+        shape: Its shape as in the model: numbers, and names (or None) for free dimensions.
+        dtype: Its element type.
+        outputs: Names of the outputs (the tasks), in order.
+        metadata: The model's metadata, key -> text.
+    """
+
+    session: Session
+    input: str
+    shape: tuple[int | str | None, ...]
+    dtype: np.dtype[Any]
+    outputs: tuple[str, ...]
+    metadata: dict[str, str]
+
+    def __call__(self, image: Array, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Predict for floating-point images [N, C, H, W]; returns {task: array}, for all tasks if None.
+
+        Raises:
+            ModelError: The array is not floating point or has another shape than the model takes.
+        """
+        image = np.asarray(image)
+        fits = image.ndim == len(self.shape) and all(
+            not isinstance(want, int) or want == have for want, have in zip(self.shape, image.shape, strict=True)
+        )
+        if not fits or image.dtype.kind != "f":
+            want = ", ".join("?" if size is None else str(size) for size in self.shape)
+            have = ", ".join(map(str, image.shape))
+            msg = f"the model takes {self.dtype} images [{want}], not {image.dtype} [{have}]"
+            raise ModelError(msg)
+        return run(self.session, {self.input: image.astype(self.dtype, copy=False)}, outputs)
+
+
+def load(path: str | os.PathLike[str], *, providers: Sequence[str] = (CPU,), threads: int | None = None) -> Model:
+    """Load a model with one image input, ready to be called.
+
+    Raises:
+        MissingDependencyError: As :func:`session`.
+        ModelError: As :func:`session`, or the model has not exactly one floating-point input.
+    """
+    opened = session(path, providers=providers, threads=threads)
+    inputs = opened.get_inputs()
+    if len(inputs) != 1 or inputs[0].type not in _DTYPES:
+        found = ", ".join(f"{value.name}: {value.type}" for value in inputs) or "none"
+        msg = f"{path}: a model with one floating-point image input is needed, its inputs are: {found}"
+        raise ModelError(msg)
+    return Model(
+        session=opened,
+        input=inputs[0].name,
+        shape=tuple(inputs[0].shape),
+        dtype=np.dtype(_DTYPES[inputs[0].type]),
+        outputs=tuple(value.name for value in opened.get_outputs()),
+        metadata=dict(opened.get_modelmeta().custom_metadata_map),
+    )
+
+
+def _name(model: str | os.PathLike[str] | bytes) -> str:
+    return "the model" if isinstance(model, bytes) else os.fspath(model)
+
+
+def _one_line(error: Exception) -> str:
+    """ONNX Runtime's messages span lines and open with a bracketed code."""
+    return " ".join(str(error).split())
