@@ -1,0 +1,278 @@
+"""Read the table of sites from any supermodel.
+
+Values are sorted into classes: two values of different tasks are in one class if they are the same computation up to
+the choices above them (same operator, attributes and weights on inputs of one class; the k-th Choice of a site is one
+class whatever the task). Everything the table says follows from the classes, so no space has to describe itself.
+All walks are linear in the graph and without recursion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterable, Mapping
+
+import onnx_ir as ir
+
+from onnxmtl import ops
+from onnxmtl.analysis.table import CostItem, Option, Site, SiteTable, WeightItem
+from onnxmtl.errors import ModelError
+from onnxmtl.ir import Choice, as_choice, is_choice, sources, tasks_of_nodes
+from onnxmtl.ir.attributes import canonical_attributes
+
+Member = tuple[str, int]  # (site id, position among the Choices of one task at the site)
+Place = tuple[str, int]  # (site id, option)
+
+
+def site_table(model: ir.Model) -> SiteTable:
+    """The table of sites of `model`; without Choices it has no sites, but all costs and weights.
+
+    Raises:
+        ModelError: Choices of one site disagree about their options or logits, or a site stands inside an option of
+            another one; sizes needed for costs are unknown.
+    """
+    return _Reader(model).table()
+
+
+@dataclasses.dataclass
+class _Class:
+    """Values that are one computation up to choices: which tasks have one, and what lies above."""
+
+    upstream: int  # bit set of Choice members above
+    tasks: set[int]
+
+
+class _Reader:
+    def __init__(self, model: ir.Model) -> None:
+        self.graph = model.graph
+        self.tasks = tuple(str(v.name) for v in model.graph.outputs)
+        self.task_index = {task: i for i, task in enumerate(self.tasks)}
+        needed = tasks_of_nodes(model.graph)
+        self.tasks_of = {node: {self.task_index[t] for t in needed[node]} for node in model.graph}
+        self.choices: dict[ir.Node, Choice] = {n: as_choice(n) for n in model.graph if is_choice(n)}
+        self.member_of: dict[ir.Node, Member] = {}
+        self.members: list[Member] = []
+        self.bit: dict[Member, int] = {}
+        self._number_members()
+        self.class_of: dict[ir.Value, Hashable] = {}
+        self.classes: dict[Hashable, _Class] = {}
+        self.node_class: dict[ir.Node, Hashable] = {}
+        self._classify()
+        self.place = self._places()
+        self.equal = self._equal()
+
+    def _number_members(self) -> None:
+        counts: dict[tuple[str, str], int] = {}
+        logits: dict[tuple[str, str], ir.Value] = {}
+        names: dict[str, tuple[str, ...]] = {}
+        for node, choice in self.choices.items():
+            key = (choice.site, choice.task)
+            if choice.task not in self.task_index:
+                raise ModelError(f"Choice {node.name!r} decides for {choice.task!r}, which is no output of the model")
+            if logits.setdefault(key, choice.logits) is not choice.logits:
+                raise ModelError(f"site {choice.site!r}, task {choice.task!r}: its Choices use different logits")
+            if names.setdefault(choice.site, choice.names) != choice.names:
+                raise ModelError(f"site {choice.site!r}: its Choices offer different options")
+            member = (choice.site, counts.get(key, 0))
+            counts[key] = member[1] + 1
+            self.member_of[node] = member
+            if member not in self.bit:
+                self.bit[member] = 1 << len(self.members)
+                self.members.append(member)
+
+    def _classify(self) -> None:
+        """Give every value a class, and every class what lies above it."""
+        ids: dict[Hashable, int] = {}
+        for node in self.graph:
+            keys: list[Hashable] = []
+            upstream = 0
+            for value in node.inputs:
+                if value is None:
+                    keys.append(None)
+                    continue
+                if value.producer() is None:
+                    keys.append(("leaf", id(value)))
+                    continue
+                keys.append(self.class_of[value])
+                upstream |= self.classes[self.class_of[value]].upstream
+            member = self.member_of.get(node)
+            if member is not None:
+                key: Hashable = ("choice", member)
+                upstream |= self.bit[member]
+            else:
+                attributes = canonical_attributes(node, self.graph.opset_imports)
+                if attributes is None:
+                    attributes = id(node)
+                key = (node.domain, node.op_type, attributes, tuple(keys))
+            # Keys nest; a number stands for each so that they stay small.
+            number = ids.setdefault(key, len(ids))
+            self.node_class[node] = number
+            for index, output in enumerate(node.outputs):
+                name: Hashable = (number, index)
+                self.class_of[output] = name
+                entry = self.classes.setdefault(name, _Class(0, set()))
+                entry.upstream |= upstream
+                entry.tasks |= self.tasks_of[node]
+
+    def _places(self) -> dict[ir.Node, Place | None]:
+        """For each node the (site, option) it works for alone, or None."""
+        place: dict[ir.Node, Place | None] = {}
+        for node in reversed(self.graph):
+            found: set[Place | None] = set()
+            for output in node.outputs:
+                if output.is_graph_output():
+                    found.add(None)
+                for user, index in output.uses():
+                    choice = self.choices.get(user)
+                    if choice is not None:
+                        found.add((choice.site, index) if index < len(choice.names) else None)
+                    else:
+                        found.add(place[user])
+            place[node] = found.pop() if len(found) == 1 else None
+            if node in self.choices and (inside := place[node]) is not None and inside[0] != self.choices[node].site:
+                raise ModelError(
+                    f"site {self.choices[node].site!r} stands inside an option of site {inside[0]!r}; "
+                    "every option of a site must read the site's input"
+                )
+        return place
+
+    def _equal(self) -> dict[tuple[Member, int], bool]:
+        """(member, option) -> whether all tasks' option values there are of one class."""
+        seen: dict[tuple[Member, int], set[Hashable]] = {}
+        for node, choice in self.choices.items():
+            for i, value in enumerate(choice.options):
+                key = ("leaf", id(value)) if value.producer() is None else self.class_of[value]
+                seen.setdefault((self.member_of[node], i), set()).add(key)
+        return {key: len(found) == 1 for key, found in seen.items()}
+
+    def table(self) -> SiteTable:
+        """Put the table together."""
+        first: dict[str, Choice] = {}
+        own_task: dict[str, set[int]] = {}
+        for choice in self.choices.values():
+            first.setdefault(choice.site, choice)
+            own_task.setdefault(choice.site, set()).add(self.task_index[choice.task])
+        ids = list(first)
+        index = {site: i for i, site in enumerate(ids)}
+        depths = self._depths(ids)
+        weights, uses = self._weights(index)
+        costs, cost_of = self._costs(index)
+        sites = []
+        for site in ids:
+            names = first[site].names
+            options = tuple(
+                Option(
+                    name=name,
+                    multiply_adds=cost_of.get((site, i), 0),
+                    parameters_shared=uses.get((site, i), (0, 0))[0],
+                    parameters_own=uses.get((site, i), (0, 0))[1],
+                    equal_across_tasks=all(self.equal[m, i] for m in self.members if m[0] == site),
+                    identity=(site, i) not in cost_of and (site, i) not in uses and not self._computes((site, i)),
+                )
+                for i, name in enumerate(names)
+            )
+            some = tuple(sorted(own_task[site])) if len(own_task[site]) < len(self.tasks) else ()
+            members = tuple(str(n.name) for n, c in self.choices.items() if c.site == site)
+            sites.append(Site(site, index[site], depths[site], "choice", members, options, some))
+        return SiteTable(self.tasks, tuple(sites), tuple(costs), tuple(weights))
+
+    def _computes(self, place: Place) -> bool:
+        return any(found == place and node not in self.choices for node, found in self.place.items())
+
+    def _depths(self, ids: Iterable[str]) -> dict[str, int]:
+        """Length of the longest chain of sites before each."""
+        depth = dict.fromkeys(ids, 0)
+        above: dict[ir.Value, int] = {}
+        for node in self.graph:
+            before = max((above.get(v, 0) for v in node.inputs if v is not None), default=0)
+            choice = self.choices.get(node)
+            if choice is not None:
+                if self.member_of[node][1] == 0:
+                    depth[choice.site] = max(depth[choice.site], before)
+                before = max(before, depth[choice.site] + 1)
+            for output in node.outputs:
+                above[output] = before
+        return depth
+
+    def _costs(self, index: Mapping[str, int]) -> tuple[list[CostItem], dict[Place, int]]:
+        items: list[CostItem] = []
+        per_place: dict[Place, int] = {}
+        groups: dict[Hashable, list[ir.Node]] = {}
+        for node in self.graph:
+            if node in self.choices:
+                continue
+            entry = ops.spec(node)
+            if entry is not None and entry.multiply_adds is not None:
+                groups.setdefault(self.node_class[node], []).append(node)
+        counted: set[tuple[Place, tuple[str, ...]]] = set()
+        for key, nodes in groups.items():
+            cost = ops.multiply_adds(nodes[0])
+            if cost <= 0:
+                continue
+            tasks = tuple(sorted(set().union(*(self.tasks_of[node] for node in nodes))))
+            place = self.place[nodes[0]]
+            site, option = (index[place[0]], place[1]) if place is not None else (None, None)
+            if place is not None and (place, (name := sources(nodes[0]) or (str(nodes[0].name),))) not in counted:
+                counted.add((place, name))
+                per_place[place] = per_place.get(place, 0) + cost
+            above = self.classes[key, 0].upstream
+            agree, together = self._agreement(above, place, index)
+            if together:
+                items.append(CostItem(cost, site, option, tasks, tuple(sorted(agree)), agree))
+            else:
+                items += [CostItem(cost, site, option, (t,), tuple(sorted(agree)), agree) for t in tasks]
+        return items, per_place
+
+    def _agreement(
+        self, above: int, place: Place | None, index: Mapping[str, int]
+    ) -> tuple[dict[int, tuple[int, ...]], bool]:
+        """For each upstream site the options that keep tasks equal; False if the own site's option separates them."""
+        agree: dict[int, set[int]] = {}
+        together = True
+        bits, position = above, 0
+        while bits:
+            if bits & 1:
+                member = self.members[position]
+                options = {i for i in range(self._arity(member)) if self.equal[member, i]}
+                if place is not None and member[0] == place[0]:
+                    together = together and place[1] in options
+                else:
+                    site = index[member[0]]
+                    agree[site] = agree[site] & options if site in agree else options
+            bits >>= 1
+            position += 1
+        return {site: tuple(sorted(options)) for site, options in agree.items()}, together
+
+    def _arity(self, member: Member) -> int:
+        count = 0
+        while (member, count) in self.equal:
+            count += 1
+        return count
+
+    def _weights(self, index: Mapping[str, int]) -> tuple[list[WeightItem], dict[Place, tuple[int, int]]]:
+        """All trainable weights, and per (site, option) the elements that are shared and that one task owns."""
+        items: list[WeightItem] = []
+        shared: dict[Place, int] = {}
+        own: dict[Place, dict[int, int]] = {}
+        for value in ops.trainable_values(self.graph):
+            size = int(value.const_value.size) if value.const_value is not None else 0
+            always: set[int] = set()
+            users: dict[Place, set[int]] = {}
+            for node in {use.node for use in value.uses()}:
+                place = self.place[node]
+                if place is None:
+                    always |= self.tasks_of[node]
+                else:
+                    users.setdefault(place, set()).update(self.tasks_of[node])
+            triples = sorted((task, index[site], option) for (site, option), who in users.items() for task in who)
+            sites = {site for _, site, _ in triples}
+            home = sites.pop() if len(sites) == 1 and not always else None
+            items.append(WeightItem(size, home, () if always else tuple(triples), tuple(sorted(always))))
+            everyone = always.union(*users.values())
+            for place, who in users.items():
+                if len(everyone) > 1:
+                    shared[place] = shared.get(place, 0) + size
+                else:
+                    per_task = own.setdefault(place, {})
+                    per_task[min(who)] = per_task.get(min(who), 0) + size
+        places = shared.keys() | own.keys()
+        return items, {p: (shared.get(p, 0), max(own.get(p, {0: 0}).values())) for p in places}

@@ -1,0 +1,193 @@
+"""The table of sites: all that regularizers, expected costs and decoders know about a supermodel.
+
+Pure data, without torch and without the graph. :func:`onnxmtl.analysis.sites.site_table` reads it from a model;
+tests write it by hand. Tasks, sites and options are referred to by their index in ``tasks``, ``sites`` and
+``Site.options``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One thing a task can take at a site.
+
+    Attributes:
+        name: Its name in the Choice's ``options``, e.g. ``"shared"``, ``"own"``, ``"skip"``.
+        multiply_adds: Of one execution of the option, all members of the site together (batch 1).
+        parameters_shared: Elements of its weights that other tasks or options can use too.
+        parameters_own: Elements of its weights that only the one task has (the same number for every task).
+        equal_across_tasks: Two tasks that hold the same value before the site and both take this option hold the
+            same value after it.
+        identity: The option hands the site's input on and computes nothing.
+    """
+
+    name: str
+    multiply_adds: int
+    parameters_shared: int
+    parameters_own: int
+    equal_across_tasks: bool
+    identity: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A place where every task takes one option.
+
+    Attributes:
+        id: The ``site`` attribute of its Choices.
+        index: Position in ``SiteTable.sites``, which is in topological order.
+        depth: Length of the longest chain of sites before it: 0 for the first (AutoMTL's l in Eq. 3).
+        kind: What is decided, e.g. ``"vcn"``.
+        members: Names of its Choice nodes, in graph order.
+        options: In the order of the Choices' inputs; all tasks have the same ones.
+        tasks: Indices of the tasks that pass through the site; empty means all of them. (A task whose head takes an
+            early feature never reaches the sites after it.)
+    """
+
+    id: str
+    index: int
+    depth: int
+    kind: str
+    members: tuple[str, ...]
+    options: tuple[Option, ...]
+    tasks: tuple[int, ...] = ()
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """Names of the options, in order."""
+        return tuple(option.name for option in self.options)
+
+    def option_index(self, name: str) -> int:
+        """Position of the option called `name`.
+
+        Raises:
+            KeyError: The site has no such option.
+        """
+        names = self.option_names
+        if name not in names:
+            raise KeyError(name)
+        return names.index(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class CostItem:
+    """A class of computing nodes that are one computation if all choices above them agree.
+
+    In the supermodel every task has its own copy of such a node (or some tasks share one); in the selected model
+    those tasks that take the option, and hold the same value before it, run one node together. A node with weights of
+    a task's own is an item with that one task.
+
+    Attributes:
+        cost: Multiply-adds of one execution (batch 1), > 0.
+        site: Index of the site the node is part of an option of; None for a node outside all sites.
+        option: Index of that option; None if and only if `site` is.
+        tasks: Indices of the tasks that have such a node, ascending.
+        upstream: Indices of the sites above the node, its own site left out, ascending.
+        agree: For each upstream site, the options after which tasks still hold the same value where this node reads
+            it (none of the site's members at or above the node uses weights of a task's own).
+    """
+
+    cost: int
+    site: int | None
+    option: int | None
+    tasks: tuple[int, ...]
+    upstream: tuple[int, ...] = ()
+    agree: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.cost <= 0 or not self.tasks or (self.site is None) != (self.option is None):
+            msg = f"not a cost item: cost {self.cost}, tasks {self.tasks}, site {self.site}, option {self.option}"
+            raise ValueError(msg)
+        if set(self.agree) != set(self.upstream) or self.site in self.upstream:
+            msg = f"upstream sites {self.upstream} and agree {sorted(self.agree)} differ, or hold the own site"
+            raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightItem:
+    """One trainable weight tensor.
+
+    It is needed for sure if `always_tasks` is not empty, or if it has no `uses`; else if at least one use is drawn.
+
+    Attributes:
+        size: Elements.
+        site: Index of the site it belongs to; None for a weight outside all sites.
+        uses: (task, site, option) triples under which it is needed: the task takes the option at the site.
+        always_tasks: Indices of the tasks that need it whatever is drawn (heads, layers outside all sites).
+    """
+
+    size: int
+    site: int | None
+    uses: tuple[tuple[int, int, int], ...] = ()
+    always_tasks: tuple[int, ...] = ()
+
+    @property
+    def always(self) -> bool:
+        """Whether every architecture needs the weight."""
+        return bool(self.always_tasks) or not self.uses
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteTable:
+    """The sites of a supermodel, and what they cost.
+
+    Attributes:
+        tasks: Names of the tasks, in the order of the model's outputs.
+        sites: In topological order; ``sites[i].index == i``.
+        cost_items: Every computing node of the supermodel, heads included, in exactly one item.
+        weight_items: Every trainable weight of the supermodel, once.
+    """
+
+    tasks: tuple[str, ...]
+    sites: tuple[Site, ...]
+    cost_items: tuple[CostItem, ...] = ()
+    weight_items: tuple[WeightItem, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.tasks)) != len(self.tasks) or len({site.id for site in self.sites}) != len(self.sites):
+            msg = "a table of sites has unique tasks and unique site ids"
+            raise ValueError(msg)
+        for position, site in enumerate(self.sites):
+            if site.index != position or len(set(site.option_names)) != len(site.options) or not site.options:
+                msg = f"site {site.id!r} has index {site.index} at position {position}, options {site.option_names}"
+                raise ValueError(msg)
+        for item in self.cost_items:
+            self._check_uses([(task, item.site, item.option) for task in item.tasks])
+            for upstream, options in item.agree.items():
+                self._check_uses([(item.tasks[0], upstream, option) for option in options])
+        for weight in self.weight_items:
+            self._check_uses(list(weight.uses))
+            self._check_uses([(task, None, None) for task in weight.always_tasks])
+
+    def _check_uses(self, uses: list[tuple[int, int | None, int | None]]) -> None:
+        for task, site, option in uses:
+            known = 0 <= task < len(self.tasks)
+            if site is not None and option is not None:
+                known = known and 0 <= site < len(self.sites) and 0 <= option < len(self.sites[site].options)
+            if not known:
+                msg = f"no such task, site, option: {task}, {site}, {option}"
+                raise ValueError(msg)
+
+    def site(self, site_id: str) -> Site:
+        """The site called `site_id`.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for site in self.sites:
+            if site.id == site_id:
+                return site
+        raise KeyError(site_id)
+
+    def tasks_at(self, site: Site) -> tuple[str, ...]:
+        """Names of the tasks that decide at `site`, in the table's order."""
+        return tuple(self.tasks[t] for t in site.tasks) if site.tasks else self.tasks
+
+    @property
+    def depth(self) -> int:
+        """Number of sites on the longest chain (AutoMTL's L in Eq. 3); 0 for a table without sites."""
+        return max((site.depth for site in self.sites), default=-1) + 1

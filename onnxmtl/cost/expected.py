@@ -1,0 +1,204 @@
+"""What a supermodel is expected to cost once every task has drawn its options: exact and differentiable.
+
+Written once for numpy arrays and torch tensors. With p(t,s,o) the probability that task t takes option o at site s,
+tasks and sites independent, a class v of nodes (:class:`~onnxmtl.analysis.table.CostItem`: option o of site g, tasks
+T_v) leaves on average
+
+    E[copies of v] = Σ_{∅≠S⊆T_v} (−1)^{|S|+1} · Π_{t∈S} p(t,g,o) · agree(v,S)
+    agree(v,S)     = 1 if |S| = 1, else Π_{u upstream of v} Σ_{o'∈same(u,v)} Π_{t∈S} p(t,u,o')
+
+nodes in the selected model, because Σ_{∅≠S⊆G} (−1)^{|S|+1} = 1 for each group G of tasks that compute v together. A
+single task needs its copy whatever happens above it: that term has no upstream factor (with one, all that follows an
+own copy would look free). A weight is needed unless every task, independently, draws no use of it.
+
+Precondition: an option reads its site's input (no site inside another site's option). Parameter-free computing
+options of two *different* sites on one tensor are counted twice, although selection merges them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxmtl.analysis.table import CostItem, SiteTable
+from onnxmtl.cost.arrays import Array, array_namespace, constant, product, to_float64
+from onnxmtl.errors import ModelError
+
+MAX_TASKS = 12  # 2^12 subsets of tasks
+
+_Numpy = np.ndarray[Any, np.dtype[Any]]
+
+
+class ExpectedCost:
+    """Expected multiply-adds and parameters of one table, prepared once and evaluated many times.
+
+    `probabilities` is everywhere a list with one array [tasks, options of the site] per site, in the table's order;
+    rows of tasks that do not pass through a site are ignored. Results are arrays without dimensions, in float64, of
+    the library of the probabilities.
+
+    Raises:
+        ModelError: More than :data:`MAX_TASKS` tasks: the sum over their subsets would be too long.
+    """
+
+    def __init__(self, table: SiteTable) -> None:
+        if len(table.tasks) > MAX_TASKS:
+            msg = (
+                f"the expected cost sums over all subsets of tasks and takes up to {MAX_TASKS} of them, "
+                f"the model has {len(table.tasks)}; train without the cost regularizer or split the tasks"
+            )
+            raise ModelError(msg)
+        self.table = table
+        counts = [len(site.options) for site in table.sites]
+        # All options of all sites side by side are the columns; one last column is the constant 1 (no site).
+        self._starts = [0, *itertools.accumulate(counts)]
+        self._one = self._starts[-1]
+        self._single = self._single_coefficients()
+        self._prepare_joint()
+        self._prepare_weights()
+
+    def multiply_adds(self, probabilities: Sequence[Array], like: Array | None = None) -> Array:
+        """Expected multiply-adds of the selected model (batch 1), equal computations of several tasks done once.
+
+        Args:
+            probabilities: See the class.
+            like: Any array of the wanted library; needed only for a table without sites.
+        """
+        p = self._join(probabilities, like)
+        total = self._singles(p)
+        if not self._items.shape[1]:
+            return total
+        subsets = self._subset_products(p)[constant(self._rows, p)]
+        sums = subsets @ constant(self._agreeing, p)  # [subsets, (site, agreeing options)]
+        above = product(sums[:, constant(self._contexts, p)])  # [subsets, contexts]
+        counts = subsets[:, constant(self._items[0], p)] * above[:, constant(self._items[1], p)]
+        return total + (counts * constant(self._joint, p)).sum()
+
+    def multiply_adds_unshared(self, probabilities: Sequence[Array], like: Array | None = None) -> Array:
+        """Expected multiply-adds (batch 1) if every task computed alone: the sum over the tasks."""
+        return self._singles(self._join(probabilities, like))
+
+    def parameters(self, probabilities: Sequence[Array], like: Array | None = None) -> Array:
+        """Expected number of elements of all trainable weights of the selected model, heads included."""
+        p = self._join(probabilities, like)
+        if not len(self._sizes):
+            return p.sum() * 0.0 + self._fixed_parameters
+        flat = p.reshape(-1)
+        used = constant(self._groups, p) @ flat  # probability that a task uses a weight at a site
+        unused = product((1.0 - used)[constant(self._weight_groups, p)])
+        return ((1.0 - unused) * constant(self._sizes, p)).sum() + self._fixed_parameters
+
+    # -- preparation (numpy, once) ---------------------------------------------------------------------------------
+
+    def _column(self, site: int | None, option: int | None) -> int:
+        return self._one if site is None or option is None else self._starts[site] + option
+
+    def _single_coefficients(self) -> _Numpy:
+        """Terms |S| = 1: cost of each (task, column)."""
+        coefficients = np.zeros((len(self.table.tasks), self._one + 1))
+        for item in self.table.cost_items:
+            coefficients[list(item.tasks), self._column(item.site, item.option)] += item.cost
+        return coefficients
+
+    def _prepare_joint(self) -> None:
+        """Terms |S| > 1. Items that differ in nothing but their cost are one."""
+        contexts: dict[tuple[int, ...], int] = {}  # columns of `agreeing` to be multiplied
+        agreeing: dict[tuple[int, tuple[int, ...]], int] = {}  # (site, options) -> column
+        joint: dict[tuple[int, int, tuple[int, ...]], float] = {}
+        for item in self.table.cost_items:
+            if len(item.tasks) < 2 or not all(item.agree.values()):
+                continue  # cannot be computed for two tasks at once
+            key = tuple(sorted(agreeing.setdefault(pair, len(agreeing)) for pair in _pairs(item)))
+            context = contexts.setdefault(key, len(contexts))
+            place = (self._column(item.site, item.option), context, item.tasks)
+            joint[place] = joint.get(place, 0.0) + item.cost
+
+        masks = np.arange(1 << len(self.table.tasks))
+        sizes = np.array([int(mask).bit_count() for mask in masks])
+        self._rows = masks[sizes > 1]
+        signs = np.where(sizes[self._rows] % 2 == 1, 1.0, -1.0)
+        self._items = np.array([key[:2] for key in joint], dtype=np.int64).reshape(-1, 2).T
+        self._joint = np.zeros((len(self._rows), len(joint)))
+        for i, ((_, _, tasks), cost) in enumerate(joint.items()):
+            allowed = sum(1 << t for t in tasks)
+            self._joint[:, i] = np.where((self._rows & ~allowed) == 0, cost * signs, 0.0)
+
+        # One more column sums the constant 1, to fill contexts up to a common length.
+        self._agreeing = np.zeros((self._one + 1, len(agreeing) + 1))
+        for (site, options), column in agreeing.items():
+            self._agreeing[[self._column(site, option) for option in options], column] = 1.0
+        self._agreeing[self._one, len(agreeing)] = 1.0
+        self._contexts = _padded(list(contexts), len(agreeing))
+
+    def _prepare_weights(self) -> None:
+        """For every weight that is not always needed: its size, and per (task, site) the options that use it."""
+        groups: list[list[int]] = []
+        weights: list[tuple[int, ...]] = []
+        sizes: list[float] = []
+        self._fixed_parameters = float(sum(w.size for w in self.table.weight_items if w.always))
+        for weight in self.table.weight_items:
+            if weight.always:
+                continue
+            drawn: dict[tuple[int, int], set[int]] = {}
+            for task, site, option in weight.uses:
+                place = task * (self._one + 1) + self._column(site, option)
+                drawn.setdefault((task, site), set()).add(place)
+            weights.append(tuple(range(len(groups), len(groups) + len(drawn))))
+            groups.extend(sorted(places) for places in drawn.values())
+            sizes.append(float(weight.size))
+        self._sizes = np.array(sizes)
+        # The last group is empty: nothing uses the weight there. It fills weights up to a common length.
+        self._groups = np.zeros((len(groups) + 1, len(self.table.tasks) * (self._one + 1)))
+        for i, places in enumerate(groups):
+            self._groups[i, places] = 1.0
+        self._weight_groups = _padded(weights, len(groups))
+
+    # -- evaluation ------------------------------------------------------------------------------------------------
+
+    def _join(self, probabilities: Sequence[Array], like: Array | None) -> Array:
+        """All probabilities as one array [tasks, columns], with the column of ones."""
+        tasks = len(self.table.tasks)
+        expected = [(tasks, len(site.options)) for site in self.table.sites]
+        if [tuple(p.shape) for p in probabilities] != expected:
+            msg = f"probabilities have shapes {[tuple(p.shape) for p in probabilities]}, the table {expected}"
+            raise ValueError(msg)
+        anchor = probabilities[0] if len(probabilities) else (np.zeros(0) if like is None else like)
+        one = constant(np.ones((tasks, 1)), anchor)
+        return array_namespace(anchor).concatenate([*(to_float64(p) for p in probabilities), one], 1)
+
+    def _singles(self, p: Array) -> Array:
+        return (p * constant(self._single, p)).sum()
+
+    def _subset_products(self, p: Array) -> Array:
+        """Π_{t∈S} p(t, column) for all subsets S of tasks, in the order of their bit masks: [2^tasks, columns]."""
+        xp = array_namespace(p)
+        subsets = xp.ones_like(p[:1])
+        for t in range(p.shape[0]):
+            subsets = xp.concatenate([subsets, subsets * p[t]], 0)
+        return subsets
+
+
+def expected_multiply_adds(table: SiteTable, probabilities: Sequence[Array]) -> Array:
+    """:meth:`ExpectedCost.multiply_adds`, for a single evaluation."""
+    return ExpectedCost(table).multiply_adds(probabilities)
+
+
+def expected_parameters(table: SiteTable, probabilities: Sequence[Array]) -> Array:
+    """:meth:`ExpectedCost.parameters`, for a single evaluation."""
+    return ExpectedCost(table).parameters(probabilities)
+
+
+def _pairs(item: CostItem) -> list[tuple[int, tuple[int, ...]]]:
+    return [(site, tuple(sorted(set(options)))) for site, options in item.agree.items()]
+
+
+def _padded(rows: list[tuple[int, ...]], filler: int) -> _Numpy:
+    """Index rows of unequal length as one array whose width is a power of two."""
+    longest = max((len(row) for row in rows), default=1)
+    width = 1 << max(longest - 1, 0).bit_length()
+    padded = np.full((len(rows), width), filler, dtype=np.int64)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return padded

@@ -1,0 +1,7 @@
+"""Policies over a supermodel's sites, architectures, and the decoders between them."""
+
+from onnxmtl.policy.architecture import Architecture
+from onnxmtl.policy.decoders import argmax, sample, threshold
+from onnxmtl.policy.policy import Policy
+
+__all__ = ["Architecture", "Policy", "argmax", "sample", "threshold"]
