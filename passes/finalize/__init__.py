@@ -1,0 +1,53 @@
+"""``finalize``: from a trained multi-task model to the model that is handed over.
+
+Identities go first, so that a Dropout between a convolution and its normalization does not hide the pair; the output
+contract comes after folding, so that nothing of it is taken for a layer; metadata is written last, and checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxmtl.ir.passes import PassBase
+from onnxmtl.kinds import TaskSet
+from onnxmtl.passes.finalize.batchnorm import FoldBatchNorm
+from onnxmtl.passes.finalize.check import CheckFinal
+from onnxmtl.passes.finalize.contract import ApplyOutputContract
+from onnxmtl.passes.finalize.dedup import DedupInitializers
+from onnxmtl.passes.finalize.metadata import WriteMetadata
+from onnxmtl.passes.finalize.training import DropTrainingOnly
+from onnxmtl.passes.finalize.unused import RemoveUnused
+
+__all__ = [
+    "ApplyOutputContract",
+    "CheckFinal",
+    "DedupInitializers",
+    "DropTrainingOnly",
+    "FoldBatchNorm",
+    "RemoveUnused",
+    "WriteMetadata",
+    "finalize_passes",
+]
+
+
+def finalize_passes(
+    tasks: TaskSet, input_spec: Mapping[str, Any], *, fold: bool = True, dedup_weights: bool = False
+) -> list[PassBase]:
+    """The passes of ``finalize``, in order.
+
+    Args:
+        tasks: The tasks, in the order of the model's outputs.
+        input_spec: What the images are, JSON-able (layout, range, mean, scale, size, colour).
+        fold: Whether BatchNormalization is folded. Unfolded models are compared more tightly.
+        dedup_weights: See :class:`DedupInitializers`.
+    """
+    return [
+        DropTrainingOnly(),
+        *([FoldBatchNorm()] if fold else []),
+        ApplyOutputContract(tasks, input_spec),
+        DedupInitializers(weights=dedup_weights),
+        RemoveUnused(),
+        WriteMetadata(),
+        CheckFinal(),
+    ]
