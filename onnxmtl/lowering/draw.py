@@ -1,0 +1,39 @@
+"""What the Choices of a supermodel do in one forward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+SiteTask = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One decision per (site, task): a weight for every option, or one option.
+
+    Attributes:
+        weights: Soft: (site, task) -> tensor [options] of non-negative weights that sum to 1; may require grad.
+        options: Hard: (site, task) -> index of the only option that runs.
+
+    Exactly one of the two is given. Every (site, task) of the asked tasks must have an entry.
+    """
+
+    weights: Mapping[SiteTask, torch.Tensor] | None = None
+    options: Mapping[SiteTask, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.options is None):
+            msg = "a Draw is either soft (weights) or hard (options)"
+            raise ValueError(msg)
+
+    @property
+    def hard(self) -> bool:
+        """Whether each (site, task) runs one option only."""
+        return self.options is not None
+
+    def fingerprint(self) -> tuple[tuple[SiteTask, int], ...]:
+        """A hashable form of a hard draw."""
+        return tuple(sorted((self.options or {}).items()))

@@ -1,0 +1,72 @@
+"""Cast, CastLike, Identity, Constant, ConstantOfShape, Shape: values that carry types, shapes and constants."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import torch
+
+from onnxmtl.lowering.ops.reading import ints, torch_dtype, torch_tensor
+from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, UnsupportedError, lowers
+
+
+@lowers("Cast")
+def cast(node: ir.Node) -> Kernel:
+    """Conversion to the type ``to``."""
+    dtype = torch_dtype(ir.DataType(node.attributes["to"].as_int()))
+    return lambda xs, ctx: xs[0].to(dtype)
+
+
+@lowers("CastLike")
+def cast_like(node: ir.Node) -> Kernel:
+    """Conversion to the type of the second input."""
+    return lambda xs, ctx: xs[0].to(xs[1].dtype)
+
+
+@lowers("Identity")
+def identity(node: ir.Node) -> Kernel:
+    """The input itself."""
+    return lambda xs, ctx: xs[0]
+
+
+@lowers("Constant")
+def constant_node(node: ir.Node) -> Kernel:
+    """The attribute's tensor, on the CPU (normalization turns Constants into initializers)."""
+    tensor = ir.convenience.get_const_tensor(node.outputs[0])
+    if tensor is None:
+        msg = "a Constant without a value"
+        raise UnsupportedError(msg)
+    value = torch_tensor(tensor)
+    return lambda xs, ctx: value
+
+
+@lowers("ConstantOfShape")
+def constant_of_shape(node: ir.Node) -> Kernel:
+    """A tensor of the given shape, filled with the attribute's only element (0.0 by default)."""
+    attribute = node.attributes.get("value")
+    fill = torch.zeros(1) if attribute is None else torch_tensor(attribute.as_tensor())
+    shape_of = ints(node, 0)
+    value = fill.reshape(-1)[0].item()
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        device = None if xs[0] is None else xs[0].device
+        return torch.full(shape_of(xs) or (), value, dtype=fill.dtype, device=device)
+
+    return kernel
+
+
+@lowers("Shape")
+def shape(node: ir.Node) -> Kernel:
+    """The dimensions ``start`` … ``end`` of the input, int64, on its device."""
+    start = node.attributes.get_int("start", 0)
+    end = node.attributes.get_int("end", None)
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        return torch.tensor(xs[0].shape[start:end], dtype=torch.int64, device=xs[0].device)
+
+    return kernel
+
+
+@lowers("Size")
+def size(node: ir.Node) -> Kernel:
+    """The number of elements, int64, on the input's device."""
+    return lambda xs, ctx: torch.tensor(xs[0].numel(), dtype=torch.int64, device=xs[0].device)

@@ -1,0 +1,186 @@
+"""A graph as a list of steps, and the plans that say which of them run.
+
+A plan is made once per question (which tasks, which draw, training or not) and kept: planning walks the graph, running
+a plan walks a flat list.
+
+- Soft plans: a Choice of operators that are linear in their weights may become one operator with mixed weights; the
+  options it replaces then do not run (:mod:`onnxmtl.lowering.mixing`).
+- Hard plans: a Choice is its chosen option; only what that option needs runs, and steps that compute the same thing
+  from the same values run once, which is how tasks share computation while their choices agree. Hence running
+  statistics move once per distinct computation, as they do in the selected model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxmtl.ir import as_choice, is_choice
+from onnxmtl.ir.attributes import canonical_attributes
+from onnxmtl.lowering.draw import SiteTask
+from onnxmtl.lowering.ops import Kernel, kernel_for
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One node. Values are numbered; -1 stands for an omitted input.
+
+    Attributes:
+        index: Position in the program.
+        name: The node's name.
+        inputs: Value numbers.
+        outputs: Value numbers.
+        kernel: Computes the outputs; None for a Choice.
+        identity: Equal for nodes of the same operator and attributes; None where equal nodes must not merge.
+        choice: (site, task) of a Choice, else None. Its last input is the logits.
+    """
+
+    index: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    kernel: Kernel | None
+    identity: Hashable
+    choice: SiteTask | None
+    node: ir.Node
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The lowered graph: steps in topological order, with the numbers of its input, weights and outputs."""
+
+    ops: tuple[Op, ...]
+    input: int
+    weights: Mapping[int, str]
+    outputs: Mapping[str, int]
+    count: int
+
+    @property
+    def producers(self) -> dict[int, Op]:
+        """Value number -> the step that makes it."""
+        return {value: op for op in self.ops for value in op.outputs}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of a plan.
+
+    Attributes:
+        op: What to run.
+        inputs: Value numbers after aliases were followed.
+        release: Values that nobody needs after this step.
+        mixed: A Choice that runs through its mixer.
+    """
+
+    op: Op
+    inputs: tuple[int, ...]
+    release: tuple[int, ...]
+    mixed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Steps to run and where each task's output is found."""
+
+    steps: tuple[Step, ...]
+    outputs: Mapping[str, int]
+
+
+def build_program(model: ir.Model) -> Program:
+    """Number the values and make the kernels. The graph's operators must all be supported."""
+    graph = model.graph
+    numbers: dict[ir.Value, int] = {}
+
+    def number(value: ir.Value | None) -> int:
+        return -1 if value is None else numbers.setdefault(value, len(numbers))
+
+    number(graph.inputs[0])
+    weights = {number(value): name for name, value in graph.initializers.items()}
+    ops = []
+    for index, node in enumerate(graph):
+        choice = as_choice(node) if is_choice(node) else None
+        attributes = canonical_attributes(node, graph.opset_imports)
+        ops.append(
+            Op(
+                index=index,
+                name=str(node.name),
+                inputs=tuple(number(v) for v in node.inputs),
+                outputs=tuple(number(v) for v in node.outputs),
+                kernel=None if choice else kernel_for(node),
+                identity=None if attributes is None else (node.domain, node.op_type, attributes),
+                choice=(choice.site, choice.task) if choice else None,
+                node=node,
+            )
+        )
+    outputs = {str(value.name): number(value) for value in graph.outputs}
+    return Program(tuple(ops), numbers[graph.inputs[0]], weights, outputs, len(numbers))
+
+
+def hard_plan(program: Program, tasks: Sequence[str], options: Mapping[SiteTask, int]) -> Plan:
+    """Only what the chosen options need, each distinct computation once."""
+    alias: dict[int, int] = {}
+
+    def resolve(value: int) -> int:
+        while value in alias:
+            value = alias[value]
+        return value
+
+    for op in program.ops:
+        if op.choice is not None and op.choice in options:
+            alias[op.outputs[0]] = op.inputs[options[op.choice]]
+    live = _live(program, (resolve(program.outputs[t]) for t in tasks), lambda op: [resolve(v) for v in op.inputs])
+    seen: dict[Hashable, Op] = {}
+    kept: list[tuple[Op, tuple[int, ...]]] = []
+    for op in program.ops:
+        if op.index not in live:
+            continue
+        inputs = tuple(resolve(v) for v in op.inputs)
+        key = (op.identity, inputs)
+        first = seen.setdefault(key, op) if op.identity is not None else op
+        if first is op:
+            kept.append((op, inputs))
+        else:
+            alias.update(zip(op.outputs, first.outputs, strict=True))
+    outputs = {task: resolve(program.outputs[task]) for task in tasks}
+    return _finish(program, [(op, inputs, False) for op, inputs in kept], outputs)
+
+
+def soft_plan(program: Program, tasks: Sequence[str], mixed: Mapping[int, tuple[int, ...]]) -> Plan:
+    """All options of all Choices; `mixed` maps a Choice's index to the values its mixture reads instead."""
+
+    def inputs(op: Op) -> Sequence[int]:
+        return mixed.get(op.index, op.inputs)
+
+    live = _live(program, (program.outputs[t] for t in tasks), inputs)
+    steps = [(op, tuple(inputs(op)), op.index in mixed) for op in program.ops if op.index in live]
+    return _finish(program, steps, {task: program.outputs[task] for task in tasks})
+
+
+def _live(program: Program, wanted: Iterable[int], inputs: Callable[[Op], Sequence[int]]) -> set[int]:
+    producers = program.producers
+    stack = [producers[v] for v in wanted if v in producers]
+    live: set[int] = set()
+    while stack:
+        op = stack.pop()
+        if op.index in live:
+            continue
+        live.add(op.index)
+        stack.extend(producers[v] for v in inputs(op) if v in producers)
+    return live
+
+
+def _finish(program: Program, steps: Sequence[tuple[Op, tuple[int, ...], bool]], outputs: Mapping[str, int]) -> Plan:
+    """Add what each step may release: values that no later step and no output reads."""
+    keep = set(outputs.values()) | set(program.weights) | {program.input}
+    seen: set[int] = set()
+    finished = []
+    for op, inputs, mixed in reversed(steps):
+        release = []
+        for value in (*inputs, *op.outputs):
+            if value >= 0 and value not in keep and value not in seen:
+                seen.add(value)
+                release.append(value)
+        finished.append(Step(op, inputs, tuple(release), mixed))
+    return Plan(tuple(reversed(finished)), dict(outputs))
