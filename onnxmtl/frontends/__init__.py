@@ -1,0 +1,1 @@
+"""From files and objects of the user to the graph IR and back; nothing else."""

@@ -1,0 +1,159 @@
+"""Boundaries against brute force, and what becomes of them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import onnx_ir as ir
+import pytest
+from helpers.networks import Network, small_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxmtl.analysis.blocks import blocks, boundaries
+from onnxmtl.errors import ModelError
+
+
+@st.composite
+def dags(draw, outputs=1):
+    """A random DAG of Add nodes in a random topological order; every node leads to an output."""
+    count = draw(st.integers(1, 9))
+    net = Network()
+    values = [net.image]
+    for i in range(count):
+        picked = draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=3))
+        values.append(net.add("Sum", [values[j] for j in picked], f"n{i}"))
+    last = values[-1]
+    unused = [v for v in values[1:] if not v.uses() and v is not last]
+    if unused:
+        last = net.add("Sum", [*unused, last], "join")
+    model = net.model(last)
+    nodes = list(model.graph)
+    order = draw(st.permutations(range(len(nodes))))
+    return model, _topological(nodes, order)
+
+
+def _topological(nodes, priority):
+    """The nodes in the topological order that prefers small priorities."""
+    done, result, rest = set(), [], sorted(range(len(nodes)), key=lambda i: priority[i])
+    while rest:
+        for i in rest:
+            if all(v.producer() is None or v.producer() in done for v in nodes[i].inputs):
+                done.add(nodes[i])
+                result.append(nodes[i])
+                rest.remove(i)
+                break
+    return result
+
+
+def _paths(value, image):
+    """All paths image -> value, as sets of values."""
+    if value is image:
+        return [{image}]
+    node = value.producer()
+    return [path | {value} for source in set(node.inputs) for path in _paths(source, image)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(dags())
+def test_single_tensor_cuts_are_the_tensors_on_every_path(case):
+    model, order = case
+    image, output = model.graph.inputs[0], model.graph.outputs[0]
+    everywhere = set.intersection(*_paths(output, image)) - {image, output}
+    # In whatever order the nodes are.
+    assert {cut.values[0] for cut in boundaries(order)} == everywhere
+
+
+@settings(max_examples=150, deadline=None)
+@given(dags(), st.integers(1, 3))
+def test_frontiers_against_the_definition(case, k):
+    """After each node: values made (or given) so far that a later node uses."""
+    _, order = case
+    expected = []
+    for i in range(1, len(order)):
+        made = {v for node in order[:i] for v in node.outputs}
+        given_ = {v for node in order for v in node.inputs if v.producer() is None}
+        live = {v for node in order[i:] for v in node.inputs if v in made | given_}
+        if 1 <= len(live) <= k and (not expected or expected[-1] != live):
+            expected.append(live)
+    assert [set(cut.values) for cut in boundaries(order, k=k)] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(dags(), st.booleans())
+def test_blocks_partition_the_nodes(case, merge):
+    model, _ = case
+    found = blocks(model.graph, merge=merge)
+    assert [node for block in found for node in block.nodes] == list(model.graph)
+    assert [block.index for block in found] == list(range(len(found)))
+    for before, after in itertools.pairwise(found):
+        assert before.outputs == after.inputs
+    assert found[-1].outputs == tuple(model.graph.outputs)
+
+
+def test_residual_network():
+    found = blocks(small_network().graph)
+    # Nothing can be cut inside the residual block, and what has no weights joins what is before it.
+    assert [block.nodes[0].name for block in found] == ["stem", "stem_bn", "a", "fc"]
+    assert [block.outputs[0].name for block in found] == ["stem_out", "stem_relu_out", "flatten_out", "fc_out"]
+
+
+def test_merge_leaves_no_block_without_weights():
+    assert not all(block.has_weights for block in blocks(small_network().graph, merge=False))
+    assert all(block.has_weights for block in blocks(small_network().graph))
+
+
+def test_chosen_boundaries():
+    found = blocks(small_network().graph, at=["out_out", "stem_relu_out"])
+    assert [block.outputs[0].name for block in found] == ["stem_relu_out", "out_out", "fc_out"]
+
+
+def test_a_tensor_inside_a_residual_block_is_refused():
+    with pytest.raises(ModelError, match="a_relu_out"):
+        blocks(small_network().graph, at=["a_relu_out"])
+
+
+def test_features_taken_out_on_the_way_do_not_count():
+    net = Network()
+    early = net.conv(net.image, 3, 4, name="early")
+    late = net.conv(early, 4, 4, name="late")
+    end = net.conv(late, 4, 4, name="end")
+    cuts = boundaries(net.model(early, end).graph)
+    assert [cut.values[0].name for cut in cuts] == ["early_out", "late_out"]
+
+
+def test_weights_and_shape_arithmetic_do_not_count():
+    net = Network()
+    x = net.conv(net.image, 3, 4, name="a")
+    shape = net.add("Shape", [x], "shape")
+    shape.dtype = ir.DataType.INT64
+    constant = net.add("Neg", [net.weight("w", net.normal(4, 1, 1))], "constant")
+    y = net.conv(x, 4, 4, name="b")
+    z = net.add("Mul", [net.add("Reshape", [y, shape], "reshape"), constant], "mul")
+    names = [cut.values[0].name for cut in boundaries(net.model(z).graph)]
+    assert names == ["a_out", "b_out", "reshape_out"]
+
+
+def test_more_live_tensors_for_a_u_net():
+    net = Network()
+    a = net.conv(net.image, 3, 4, name="a")
+    b = net.conv(a, 4, 4, stride=2, name="b")
+    c = net.conv(b, 4, 4, name="c")
+    up = net.add("Upsample", [c], "up")
+    graph = net.model(net.conv(net.add("Concat", [a, up], "cat", axis=1), 8, 4, name="d")).graph
+    assert [[v.name for v in cut.values] for cut in boundaries(graph)] == [["a_out"], ["cat_out"]]
+    assert ["a_out", "b_out"] in [[v.name for v in cut.values] for cut in boundaries(graph, k=2)]
+
+
+def test_linear_in_the_number_of_nodes():
+    net = Network()
+    x, trunk = net.image, net.image
+    for i in range(10_000):
+        x = net.add("Relu", [x], f"r{i}")
+        if i % 2:
+            trunk = net.add("Add", [x, trunk], f"a{i}")  # a second stream that is alive all the time
+    graph = net.model(x, trunk).graph
+    start = time.perf_counter()
+    boundaries(graph, k=2)
+    assert time.perf_counter() - start < 1.0

@@ -1,0 +1,146 @@
+"""Where the classifier starts, what strides are, and what is no CNN."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from helpers.networks import Network, small_network
+
+from onnxmtl.analysis.features import Feature, describe, find_feature, named_value, read_features, write_features
+from onnxmtl.errors import ModelError
+from onnxmtl.passes.normalize.shapes import infer_shapes
+
+
+def inferred(model: ir.Model) -> ir.Graph:
+    infer_shapes(model)
+    return model.graph
+
+
+def trunk(net: Network) -> ir.Value:
+    """Two convolutions; [1, 8, 4, 4] from a 16×16 image."""
+    x = net.add("Relu", [net.conv(net.image, 3, 4, stride=2, name="first")])
+    return net.add("Relu", [net.conv(x, 4, 8, stride=2, name="second")], "last")
+
+
+def test_before_global_pooling():
+    assert find_feature(inferred(small_network())).name == "out_out"
+
+
+def test_before_average_pooling_to_one_position_and_reshape():
+    net = Network()
+    x = net.add("AveragePool", [trunk(net)], kernel_shape=[4, 4])
+    x = net.add("Reshape", [x, net.weight("shape", [1, 8])])
+    x = net.add("Gemm", [x, net.weight("fc", net.normal(8, 5))])
+    assert find_feature(inferred(net.model(net.add("Softmax", [x])))).name == "last_out"
+
+
+def test_behind_pooling_that_is_flattened():
+    net = Network()
+    x = net.add("MaxPool", [trunk(net)], "pool", kernel_shape=[2, 2], strides=[2, 2])
+    x = net.add("Flatten", [net.add("Dropout", [x])])
+    assert (
+        find_feature(inferred(net.model(net.add("Gemm", [x, net.weight("fc", net.normal(32, 5))])))).name == "pool_out"
+    )
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_before_a_convolutional_classifier(relu):
+    net = Network()
+    x = net.conv(net.add("Dropout", [trunk(net)]), 8, 5, k=1, bias=True)
+    x = net.add("GlobalAveragePool", [net.add("Relu", [x]) if relu else x])
+    assert find_feature(inferred(net.model(net.add("Softmax", [x], axis=1)))).name == "last_out"
+
+
+def test_pooled_then_a_convolution_as_classifier():
+    net = Network()
+    x = net.conv(net.add("GlobalAveragePool", [trunk(net)]), 8, 5, k=1)
+    assert find_feature(inferred(net.model(x))).name == "last_out"
+
+
+def test_backbone_without_classifier():
+    net = Network()
+    assert find_feature(inferred(net.model(trunk(net)))).name == "last_out"
+
+
+def test_auxiliary_classifiers_are_not_the_main_path():
+    net = Network()
+    x = net.add("Relu", [net.conv(net.image, 3, 4, name="early")])
+    side = net.add("Gemm", [net.add("Flatten", [x]), net.weight("aux", net.normal(4 * 256, 5))])
+    x = net.add("Relu", [net.conv(x, 4, 4, stride=2)], "late")
+    assert find_feature(inferred(net.model(side, net.classifier(x, 4)))).name == "late_out"
+
+
+def test_squeeze_and_excitation_does_not_distract():
+    net = Network()
+    x = trunk(net)
+    gate = net.conv(net.add("GlobalAveragePool", [x]), 8, 8, k=1)
+    x = net.add("Mul", [x, net.add("Sigmoid", [gate])], "gated")
+    assert find_feature(inferred(net.model(net.classifier(x, 8)))).name == "gated_out"
+
+
+def test_vision_transformer_is_refused():
+    net = Network()
+    x = net.conv(net.image, 3, 8, k=4, stride=4, pads=[0] * 4, name="patches")
+    x = net.add("Transpose", [net.add("Reshape", [x, net.weight("s", [1, 8, 16])])], perm=[0, 2, 1])
+    q = net.add("MatMul", [x, net.weight("q", net.normal(8, 8))])
+    k = net.add("Transpose", [net.add("MatMul", [x, net.weight("k", net.normal(8, 8))])], perm=[0, 2, 1])
+    x = net.add("MatMul", [net.add("Softmax", [net.add("MatMul", [q, k])]), x])
+    x = net.add("ReduceMean", [x, net.weight("axes", [1])], keepdims=0)
+    graph = inferred(net.model(net.add("Gemm", [x, net.weight("fc", net.normal(8, 5))])))
+    with pytest.raises(ModelError, match=r"transformer.*convolutional"):
+        find_feature(graph)
+
+
+def test_no_convolution_is_refused():
+    net = Network()
+    x = net.add("Gemm", [net.add("Flatten", [net.image]), net.weight("fc", net.normal(768, 5))])
+    with pytest.raises(ModelError, match=r"no CNN features"):
+        find_feature(inferred(net.model(x)))
+
+
+def test_a_wrong_name_lists_close_ones():
+    with pytest.raises(ModelError, match=r"stem_relu_out"):
+        named_value(inferred(small_network()), "stem_rellu_out")
+
+
+def test_names_of_tensors_and_of_nodes():
+    graph = inferred(small_network())
+    assert named_value(graph, "stem_relu") is named_value(graph, "stem_relu_out")
+
+
+def test_strides_and_channels():
+    graph = inferred(small_network())
+    found = describe(graph, [named_value(graph, name) for name in ("image", "stem", "sum")])
+    assert [(f.stride, f.channels) for f in found] == [(1, 3), (2, 4), (4, 6)]
+
+
+def test_the_nominal_stride_counts_where_padding_is_missing():
+    net = Network((1, 3, 19, 19))
+    x = net.conv(net.image, 3, 4, k=5, stride=4, pads=[0] * 4)  # 19 -> 4
+    graph = inferred(net.model(x))
+    assert describe(graph, graph.outputs)[0].stride == 4
+
+
+def test_upsampled_features():
+    net = Network()
+    x = net.add("Resize", [trunk(net), None, net.weight("scales", np.array([1, 1, 2, 2], np.float32))], mode="nearest")
+    graph = inferred(net.model(x))
+    assert describe(graph, graph.outputs)[0].stride == 2
+
+
+def test_what_is_no_feature_map():
+    graph = inferred(small_network())
+    with pytest.raises(ModelError, match=r"'flatten_out' is no feature map.*\[1, 6\]"):
+        describe(graph, [named_value(graph, "flatten")])
+
+
+def test_record_round_trip():
+    net = Network()
+    model = net.model(trunk(net))
+    infer_shapes(model)
+    assert write_features(model) == read_features(model) == (Feature("last_out", 4, 8),)
+    assert json.loads(model.metadata_props["onnxmtl.features"]) == [{"name": "last_out", "stride": 4, "channels": 8}]
+    assert model.metadata_props["onnxmtl.kind"] == "backbone"
