@@ -125,18 +125,23 @@ class _PolicyGradient(torch.autograd.Function):
         y, p, x = ctx.saved_tensors
         mixer, weights, biases, context = ctx.rest
         dp = torch.zeros_like(p)
-        left = torch.sum(dy * y)
+        left = _inner(dy, y)
         if mixer.dirac >= 0:
-            dp[mixer.dirac] = torch.sum(dy * x)
+            dp[mixer.dirac] = _inner(dy, x)
             left = left - p[mixer.dirac] * dp[mixer.dirac]
         for (option, _, _), weight, bias in zip(mixer.options[:-1], weights, biases, strict=False):
-            dp[option] = torch.sum(dy * mixer._run(x, weight, bias, context))
+            dp[option] = _inner(dy, mixer._run(x, weight, bias, context))
             left = left - p[option] * dp[option]
         last = p[mixer.options[-1][0]]
         # Where p vanishes so does its share of the logits' gradient, p * dp.
         tiny = torch.finfo(p.dtype).tiny ** 0.5
         dp[mixer.options[-1][0]] = torch.where(last > tiny, left / last.clamp_min(tiny), torch.zeros_like(left))
         return dy, dp, None, None, None, None, None
+
+
+def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """<a, b> in one pass over both."""
+    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 def _with_policy_gradient(*arguments: Any) -> torch.Tensor:

@@ -100,53 +100,53 @@ class _Builder:
         self.maps: dict[str, dict[ir.Value, ir.Value]] = {task: {} for task in self.tasks}
         self.own_weights: dict[tuple[str, ir.Value], ir.Value] = {}
         self.shared_copies: dict[tuple[ir.Node, tuple[int, ...]], ir.Value] = {}
-        self.new: list[ir.Node] = []
-        self.dead: list[ir.Node] = []
+        self.order: list[ir.Node] = []  # the new graph
+        self.handled: set[ir.Node] = set()
         self.first = {unit.nodes[0]: unit for unit in units}
-        self.rest = {node for unit in units for node in unit.nodes[1:]}
         self.decided = 0
 
     def build(self) -> None:
-        for node in list(self.graph):
+        """Visit the nodes in order; the new graph lists, per site, the tasks in their order."""
+        old = list(self.graph)
+        for node in old:
             tasks = [task for task in self.tasks if task in self.needed[node]]
             if head_of(node) is not None:
-                for index, value in enumerate(node.inputs):
-                    if value is not None and (mapped := self.maps[tasks[0]].get(value)) is not None:
-                        node.replace_input_with(index, mapped)
+                self._rewire(node, self._inputs(node, tasks[0]))
             elif node in self.first and len(tasks) > 1:
                 self._unit(self.first[node], tasks)
-            elif node in self.rest and node not in self.dead and len(tasks) > 1:
-                continue  # handled with the first node of its unit
-            elif node not in self.dead:
+            elif node not in self.handled:
                 self._plain([node], tasks)
-        self.graph.extend(self.new)
-        for node in reversed(self.dead):
-            self.graph.remove(node, safe=True)
-        self.graph.sort()
+        self.graph.remove(old)
+        self.graph.extend(self.order)
+        for node in set(old) - set(self.order):
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+
+    def _rewire(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> None:
+        """Keep `node`, on these inputs."""
+        for index, value in enumerate(inputs):
+            node.replace_input_with(index, value)
+        self.order.append(node)
 
     def _plain(self, nodes: Sequence[ir.Node], tasks: Sequence[str]) -> None:
         """A node without a choice: one node while all tasks still hold the same inputs, else one per task."""
         for node in nodes:
             inputs = {task: self._inputs(node, task) for task in tasks}
             if len({tuple(map(id, values)) for values in inputs.values()}) <= 1:
-                for task in tasks:
-                    if inputs[task] != tuple(node.inputs):
-                        for index, value in enumerate(inputs[task]):
-                            node.replace_input_with(index, value)
+                self._rewire(node, inputs[tasks[0]])
                 continue
             for task in tasks:
                 for old, new in zip(node.outputs, self._copy(node, inputs[task], task), strict=True):
                     self.maps[task][old] = new
-            self.dead.append(node)
 
     def _unit(self, unit: Unit, tasks: Sequence[str]) -> None:
         self.decided += 1
+        self.handled.update(unit.nodes)
         if self.decided <= self.settings.shared_prefix:
             self._plain(unit.nodes, tasks)
             return
         for task in tasks:
             self._site(unit, task)
-        self.dead.extend(unit.nodes)
 
     def _site(self, unit: Unit, task: str) -> None:
         """The Choices of one task at one site."""
@@ -199,7 +199,7 @@ class _Builder:
             output=self.namer.unique(f"{node.outputs[0].name}/{task}"),
         )
         stamp(choice, self.settings, node)
-        self.new.append(choice)
+        self.order.append(choice)
         self.maps[task][node.outputs[0]] = choice.outputs[0]
 
     def _chain(self, nodes: Sequence[ir.Node], task: str, *, own: bool) -> ir.Value:
@@ -285,7 +285,7 @@ class _Builder:
         for node in nodes:
             stamp(node, self.settings)
             set_sources(node, sources(unit.nodes[0]))
-        self.new.extend(nodes)
+        self.order.extend(nodes)
 
     def _inputs(self, node: ir.Node, task: str) -> tuple[ir.Value | None, ...]:
         return tuple(None if v is None else self.maps[task].get(v, v) for v in node.inputs)
@@ -296,7 +296,7 @@ class _Builder:
         for index, value in enumerate(inputs):
             copy.replace_input_with(index, value)
         stamp(copy, self.settings, node)
-        self.new.append(copy)
+        self.order.append(copy)
         return tuple(copy.outputs)
 
 
