@@ -9,13 +9,13 @@ is removed.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from onnxmtl.analysis.features import KEY, KIND_KEY, read_features
 from onnxmtl.ir import Namer
 from onnxmtl.ir.passes import InPlacePass, PassResult, Refused, RemoveUnusedNodesPass
 from onnxmtl.kinds import Task, TaskSet, close_match
@@ -23,24 +23,9 @@ from onnxmtl.passes._blocks import aspp, light, pooled
 from onnxmtl.passes._builder import Builder, static_channels, static_size
 from onnxmtl.passes._user_heads import RefusedTask, call_function, insert_file, load_function
 
-__all__ = ["AttachHeads", "Builder", "Feature", "RefusedTask", "features_of"]
+__all__ = ["AttachHeads", "Builder", "RefusedTask"]
 
-KIND_KEY, FEATURES_KEY, TASKS_KEY = "onnxmtl.kind", "onnxmtl.features", "onnxmtl.tasks"
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """A tensor of the backbone that heads may read."""
-
-    name: str
-    stride: int
-    channels: int
-
-
-def features_of(model: ir.Model) -> tuple[Feature, ...]:
-    """The features in the model's metadata, in order; empty if it has none."""
-    entries = json.loads(model.metadata_props.get(FEATURES_KEY, "[]"))
-    return tuple(Feature(entry["name"], entry["stride"], entry["channels"]) for entry in entries)
+TASKS_KEY = "onnxmtl.tasks"
 
 
 class AttachHeads(InPlacePass):
@@ -65,7 +50,7 @@ class AttachHeads(InPlacePass):
     def requires(self, model: ir.Model) -> None:
         """Check the model's features, and every task against them."""
         _check_backbone(model)
-        names = [feature.name for feature in features_of(model)]
+        names = [feature.name for feature in read_features(model)]
         inputs = {value.name for value in model.graph.inputs}
         for task in self.tasks:
             if task.name in inputs:
@@ -87,7 +72,7 @@ class AttachHeads(InPlacePass):
         graph = model.graph
         image = graph.inputs[0]
         outputs = {str(value.name): value for value in graph.outputs}
-        features = [outputs[feature.name] for feature in features_of(model)]
+        features = [outputs[feature.name] for feature in read_features(model)]
         chosen = {task.name: [outputs[f] for f in task.features] or features[-1:] for task in self.tasks}
         _make_room(model, {task.name for task in self.tasks})
         namer = Namer(graph)
@@ -120,7 +105,7 @@ def _check_backbone(model: ir.Model) -> None:
         msg = f"heads are attached to a backbone; this model is {kind or 'not imported yet'}: import it first"
         raise Refused(msg)
     outputs = {value.name: value for value in model.graph.outputs}
-    features = features_of(model)
+    features = read_features(model)
     if not features or len(model.graph.inputs) != 1:
         msg = f"a backbone needs one input and a feature, this one has {len(model.graph.inputs)} and {len(features)}"
         raise Refused(msg)
@@ -151,10 +136,10 @@ def _make_room(model: ir.Model, taken: set[str]) -> None:
     for value in clashing:
         old = str(value.name)
         value.name = renamed[old] = namer.unique(f"{old}_backbone")
-    entries: list[dict[str, Any]] = json.loads(model.metadata_props[FEATURES_KEY])
+    entries: list[dict[str, Any]] = json.loads(model.metadata_props[KEY])
     for entry in entries:
         entry["name"] = renamed.get(entry["name"], entry["name"])
-    model.metadata_props[FEATURES_KEY] = json.dumps(entries)
+    model.metadata_props[KEY] = json.dumps(entries)
 
 
 def _prediction(builder: Builder, features: list[ir.Value], task: Task, image: ir.Value) -> ir.Value:

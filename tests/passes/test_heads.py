@@ -12,12 +12,13 @@ import onnx_ir as ir
 import pytest
 
 from onnxmtl import runtime
+from onnxmtl.analysis.features import read_features
 from onnxmtl.errors import OnnxMTLError, TaskError
 from onnxmtl.ir import Role, head_of, role_of, sources, to_bytes
 from onnxmtl.ir.passes import Refused
 from onnxmtl.kinds import TaskSet
 from onnxmtl.passes._blocks import default_width, dilation_rates
-from onnxmtl.passes.heads import AttachHeads, Builder, features_of
+from onnxmtl.passes.heads import AttachHeads, Builder
 
 BACKBONE = """
 <ir_version: 10, opset_import: ["": 21]>
@@ -145,7 +146,7 @@ def test_nodes_and_weights_are_marked():
     assert len(set(names)) == len(names)
     assert model.metadata_props["onnxmtl.kind"] == "multitask"
     assert TaskSet.from_json(model.metadata_props["onnxmtl.tasks"]) == ALL
-    assert [f.name for f in features_of(model)] == ["low", "high"]
+    assert [f.name for f in read_features(model)] == ["low", "high"]
 
 
 def test_weights_depend_on_seed_and_name_only():
@@ -236,7 +237,7 @@ def test_the_task_keeps_its_name_and_the_backbone_gives_way(name):
     found = evaluate(model)
     assert list(found) == [name, "seg"] and found[name].shape == (2, 5, 32, 48)
     present = {v.name for n in model.graph for v in n.outputs}
-    assert all(feature.name in present for feature in features_of(model))
+    assert all(feature.name in present for feature in read_features(model))
 
 
 def test_renaming_changes_no_number():
