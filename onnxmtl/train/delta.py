@@ -1,0 +1,68 @@
+"""Relative performance against single-task models (AutoMTL Eq. 5; Maninis et al. 2019).
+
+Δt_i = 1/|M| Σ_j (−1)^{s_j} (M_j − M_STL,j) / M_STL,j · 100 %       s_j = 1 where lower is better
+Δt   = mean of Δt_i over the tasks
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from onnxmtl.errors import DataError
+from onnxmtl.kinds import TaskSet
+from onnxmtl.train.metrics import higher_is_better
+
+Metrics = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Delta:
+    """Relative performance in percent; above 0 is better than the single-task models.
+
+    Attributes:
+        tasks: Task name -> Δt_i.
+        total: Their mean.
+    """
+
+    tasks: Mapping[str, float]
+    total: float
+
+
+def relative_performance(found: Metrics, reference: Metrics, metrics: tuple[str, ...]) -> float:
+    """Δt_i in percent over `metrics`; nan where one is nan, or its reference is 0 (Eq. 5 has no value then).
+
+    Raises:
+        DataError: A metric is missing on one side.
+    """
+    terms = []
+    for metric in metrics:
+        if metric not in found or metric not in reference:
+            msg = f"metric {metric!r} is missing in the {'reference' if metric in found else 'result'}"
+            raise DataError(msg)
+        base = reference[metric]
+        change = (found[metric] - base) / base if base else math.nan
+        terms.append(change if higher_is_better(metric) else -change)
+    return 100 * sum(terms) / len(terms)
+
+
+def delta(tasks: TaskSet, found: Mapping[str, Metrics], reference: Mapping[str, Metrics]) -> Delta:
+    """Δ of each task, over all of its metrics, and their mean.
+
+    Args:
+        tasks: The tasks.
+        found: Task name -> metrics of the multi-task model.
+        reference: Task name -> metrics of that task's single-task model.
+
+    Raises:
+        DataError: A task or a metric is missing on one side.
+    """
+    each = {}
+    for task in tasks:
+        if task.name not in found or task.name not in reference:
+            side = "reference" if task.name in found else "result"
+            msg = f"task {task.name!r} is missing in the {side}"
+            raise DataError(msg)
+        each[task.name] = relative_performance(found[task.name], reference[task.name], task.metrics)
+    return Delta(each, sum(each.values()) / len(each))

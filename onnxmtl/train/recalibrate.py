@@ -1,0 +1,49 @@
+"""Running statistics of a selected model: plain averages over a number of training batches.
+
+After a soft search the statistics belong to mixtures of options; used as they are, outputs are off by their own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+import torch
+
+from onnxmtl import ops
+from onnxmtl.lowering import LoweredModule
+
+
+def recalibrate(module: LoweredModule, model: ir.Model, images: Callable[[int], torch.Tensor], batches: int) -> None:
+    """Replace every mean and variance by its average over `batches` batches, in place.
+
+    Args:
+        module: The lowered form of `model`, a selected model (its normalizations do not share statistics).
+        model: The graph, for the momentum of each normalization.
+        images: k -> images [N, C, H, W] of batch k, on the module's device.
+        batches: How many to average over; 0 leaves the statistics alone.
+    """
+    momenta: dict[str, float] = {}
+    for node in model.graph:
+        if node.op_type != "BatchNormalization":
+            continue
+        onnx_momentum = node.attributes["momentum"].as_float() if "momentum" in node.attributes else 0.9
+        for slot, value in ops.weight_slots(node):
+            if slot.name in ("mean", "variance"):
+                momenta[str(value.name)] = 1.0 - onnx_momentum
+    if not momenta or batches <= 0:
+        return
+    was_training = module.training
+    module.train()
+    sums = {name: torch.zeros_like(module.weight(name), dtype=torch.float64) for name in momenta}
+    with torch.no_grad():
+        for k in range(batches):
+            for name in momenta:
+                module.weight(name).zero_()
+            module(images(k))
+            # From zero, one update leaves momentum times the batch's statistic.
+            for name, momentum in momenta.items():
+                sums[name] += module.weight(name).double() / momentum
+        for name, total in sums.items():
+            module.weight(name).copy_(total / batches)
+    module.train(was_training)
