@@ -1,0 +1,42 @@
+"""onnxmtl: one backbone and several vision tasks in, one multi-task ONNX model with shared trunks out.
+
+Nothing heavy is imported until a name is used: ``import onnxmtl`` loads neither onnx_ir nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxmtl.errors import OnnxMTLError as OnnxMTLError
+    from onnxmtl.kinds import Task as Task
+    from onnxmtl.kinds import TaskSet as TaskSet
+    from onnxmtl.workflows import compile as compile
+    from onnxmtl.workflows import load as load
+    from onnxmtl.workflows import verify as verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "OnnxMTLError": "onnxmtl.errors",
+    "Task": "onnxmtl.kinds",
+    "TaskSet": "onnxmtl.kinds",
+    "compile": "onnxmtl.workflows",
+    "load": "onnxmtl.workflows",
+    "verify": "onnxmtl.workflows",
+}
+
+__all__ = ["OnnxMTLError", "Task", "TaskSet", "__version__", "compile", "load", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module 'onnxmtl' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

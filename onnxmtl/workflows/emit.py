@@ -1,0 +1,79 @@
+"""From a trained multi-task model to the files a user ships: finalize, certify, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from onnxmtl import ir as graphs
+from onnxmtl.data import InputSpec
+from onnxmtl.deploy.structure import compare_structures
+from onnxmtl.deploy.verify import MODEL_FILE, VerifyReport, verify, write_certificate
+from onnxmtl.errors import VerificationError
+from onnxmtl.kinds import TaskSet
+from onnxmtl.lowering import to_torch
+from onnxmtl.passes.finalize import ApplyOutputContract, DropTrainingOnly, finalize_passes
+from onnxmtl.passes.pipelines import Pipeline
+from onnxmtl.passes.select import select_passes
+from onnxmtl.policy import Architecture
+
+
+def emit(
+    folder: Path,
+    trained: ir.Model,
+    tasks: TaskSet,
+    spec: InputSpec,
+    images: np.ndarray[Any, np.dtype[np.float32]],
+    *,
+    supermodel: ir.Model | None = None,
+    fold: bool = True,
+) -> tuple[ir.Model, VerifyReport]:
+    """Write ``model.onnx`` and its certificate into `folder` and replay it in ONNX Runtime.
+
+    Args:
+        folder: An existing, empty folder.
+        trained: The trained multi-task model (raw outputs, named after the tasks); not changed.
+        tasks: Its tasks.
+        spec: What its images are; becomes the input contract.
+        images: Float32 [N, C, H, W], two or more, to certify the model on.
+        supermodel: Where it was selected from: the structural proof compares with what its architecture selects.
+        fold: Whether BatchNormalization is folded.
+
+    Returns:
+        The emitted model and what verification found (all well).
+
+    Raises:
+        VerificationError: The emitted model is not what was selected, or computes something else.
+    """
+    contract = dataclasses.asdict(spec)
+    final = Pipeline(finalize_passes(tasks, contract, fold=fold), name="finalize")(trained.clone()).model
+    structure = _prove(trained, final, supermodel)
+    graphs.save(final, folder / MODEL_FILE)
+    # Torch computes the certificate on the unfolded model: folding is part of what is verified.
+    plain = Pipeline([DropTrainingOnly(), ApplyOutputContract(tasks, contract)], name="contract")(trained.clone()).model
+    module = to_torch(plain).eval()
+    with torch.no_grad():
+        outputs = {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
+    name = str(final.graph.inputs[0].name)
+    write_certificate(folder, {name: images}, outputs, structure, folded=fold)
+    return final, verify(folder).check()
+
+
+def _prove(trained: ir.Model, final: ir.Model, supermodel: ir.Model | None) -> dict[str, Any]:
+    """Show that the emitted operators are those that were selected; returns what was compared, for the certificate."""
+    differences = compare_structures(trained, final)
+    proof: dict[str, Any] = {"architecture": trained.metadata_props.get("onnxmtl.architecture", "")}
+    if supermodel is not None and proof["architecture"]:
+        architecture = Architecture.from_json(proof["architecture"])
+        again = Pipeline(select_passes(architecture), name="select")(supermodel.clone()).model
+        differences += compare_structures(again, trained)
+        proof["compared_with"] = "the selection from the supermodel"
+    if differences:
+        msg = f"the emitted model is not what was selected: {differences[0]} ({len(differences)} differences)"
+        raise VerificationError(msg)
+    return proof

@@ -1,0 +1,123 @@
+"""All that comes before the first training step; whatever is wrong with the input is found here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxmtl.analysis.sites import site_table
+from onnxmtl.data import Dataset, DataSource, Subset, iterate
+from onnxmtl.errors import DataError
+from onnxmtl.ir.passes import PassBase
+from onnxmtl.kinds import TaskSet
+from onnxmtl.lowering.ops import check_supported
+from onnxmtl.passes.heads import AttachHeads
+from onnxmtl.passes.instruments import CheckInvariants, Instrument
+from onnxmtl.passes.normalize.reseed import ReseedConstantWeights
+from onnxmtl.passes.pipelines import Pipeline
+from onnxmtl.passes.spaces import space
+from onnxmtl.search.recipe import Recipe
+from onnxmtl.search.regularizers import regularizer
+from onnxmtl.train.labels import valid_mask
+from onnxmtl.train.priors import label_priors, start_from
+from onnxmtl.workflows.config import CompileConfig
+from onnxmtl.workflows.data import open_data
+from onnxmtl.workflows.importing import load
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a search starts from.
+
+    Attributes:
+        backbone: The normalized backbone.
+        multitask: The backbone with a head per task.
+        supermodel: The search space made of it.
+        tasks: With the data set's number of classes.
+        data: The data set.
+    """
+
+    backbone: ir.Model
+    multitask: ir.Model
+    supermodel: ir.Model
+    tasks: TaskSet
+    data: DataSource
+
+    def digest(self) -> str:
+        """Of the supermodel: its nodes, the weights of backbone and heads, the label priors in them.
+
+        Covers what a configuration only names: external weights, heads and data of the user.
+        """
+        found = hashlib.sha256()
+        for node in self.supermodel.graph:
+            names = [[value and value.name for value in values] for values in (node.inputs, node.outputs)]
+            found.update(repr((node.domain, node.op_type, *names)).encode())
+        for name, value in self.supermodel.graph.initializers.items():
+            if value.const_value is not None:
+                found.update(name.encode() + value.const_value.tobytes())
+        return found.hexdigest()
+
+
+def prepare(
+    model: str | os.PathLike[str],
+    tasks: TaskSet,
+    config: CompileConfig,
+    recipe: Recipe,
+    instruments: Sequence[Instrument] = (),
+) -> Prepared:
+    """Import the backbone, open the data, attach the heads and build the search space. Writes nothing.
+
+    Raises:
+        OnnxMTLError: The model, the tasks, the data or the options cannot be used; one clear line.
+    """
+    backbone = load(
+        model,
+        features=config.features,
+        output_stride=config.output_stride,
+        batchnorm=config.batchnorm,
+        input_size=config.input_size,
+        instruments=instruments,
+    )
+    check_supported(backbone.graph)  # here nodes still have the user's names, one each
+    ReseedConstantWeights(config.seed)(backbone)
+    data, tasks = open_data(backbone, tasks, config)
+
+    def rewrite(model: ir.Model, passes: Sequence[PassBase], name: str) -> ir.Model:
+        return Pipeline(passes, instruments=(CheckInvariants(), *instruments), name=name)(model.clone()).model
+
+    multitask = rewrite(backbone, [AttachHeads(tasks, config.seed)], "heads")
+    check_supported(multitask.graph)  # the user's heads
+    supermodel = rewrite(multitask, [space(recipe.space, **recipe.space_options)], "space")
+    table = site_table(supermodel)
+    for name in recipe.regularizers:
+        regularizer(name, table)  # refuses an unknown one
+    for part, dataset in (("training", data.train), ("validation", data.val)):
+        _require_labels(tasks, dataset, f"data {config.data!r}: the {part} set")
+    priors = label_priors(tasks, data.train)
+    for graph in (multitask, supermodel):
+        start_from(graph, priors)
+    return Prepared(backbone, multitask, supermodel, tasks, data)
+
+
+def _require_labels(tasks: TaskSet, dataset: Dataset, where: str) -> None:
+    """Refuse a set without one label that counts for some task: it could be neither learnt nor measured.
+
+    Reads samples until every task has been seen, which is one sample for a data set without gaps.
+    """
+    missing = list(tasks)
+    for index in range(len(dataset)):
+        batch = next(iterate(Subset(dataset, [index]), tasks, 1))
+        missing = [
+            task
+            for task in missing
+            if not bool(valid_mask(task, batch.targets[task.name], batch.labelled[task.name]).any())
+        ]
+        if not missing:
+            return
+    names = ", ".join(repr(task.name) for task in missing)
+    msg = f"{where} has no sample with a valid label for task {names}; add labels or leave the task out"
+    raise DataError(msg)
