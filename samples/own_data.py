@@ -1,8 +1,6 @@
-"""Your own data set: a folder of npz files, read on demand. `make` is what `--data own_data:make` calls.
+"""Your own data set: a folder of npz files, read on demand (`python samples/own_data.py` looks at a batch of it).
 
-python samples/own_data.py          looks at a batch of it
-cd samples && onnxmtl compile backbones/resnet18-small.onnx --tasks seg=segmentation,depth --data own_data:make
-"""
+cd samples && onnxmtl compile backbones/resnet18-small.onnx --tasks seg=segmentation,depth --data own_data:make"""
 
 from __future__ import annotations
 
@@ -57,6 +55,5 @@ if __name__ == "__main__":
 
     tasks = TaskSet.parse("seg=segmentation,depth")
     data = load_data("own_data:make", tasks, size=(64, 64), seed=0)
-    tasks = tasks.with_classes(data.classes)
-    batch = batch_at(data.train, tasks, batch_size=16, seed=0, stream="look", step=0)
+    batch = batch_at(data.train, tasks.with_classes(data.classes), batch_size=16, seed=0, stream="look", step=0)
     print(list(batch.images.shape), {name: f"{int(mask.sum())} labelled" for name, mask in batch.labelled.items()})

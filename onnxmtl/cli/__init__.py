@@ -32,6 +32,7 @@ COMMANDS = (
     Command("compile", "onnxmtl.cli.compile", "compile_command"),
     Command("inspect", "onnxmtl.cli.inspect", "inspect_command"),
     Command("verify", "onnxmtl.cli.verify", "verify_command"),
+    Command("data", "onnxmtl.cli.data", "data_app"),
     Command("doctor", "onnxmtl.cli.doctor", "doctor_command"),
 )
 

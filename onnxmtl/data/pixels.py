@@ -60,4 +60,5 @@ def colour_map(values: npt.NDArray[Any], stops: tuple[str, ...]) -> Pixels:
     at = np.clip(values, 0, 1) * (len(table) - 1)
     low = np.minimum(at.astype(np.int64), len(table) - 2)
     mix = (at - low)[..., None]
-    return (table[low] * (1 - mix) + table[low + 1] * mix + 0.5).astype(np.uint8)
+    colours: Pixels = (table[low] * (1 - mix) + table[low + 1] * mix + 0.5).astype(np.uint8)
+    return colours

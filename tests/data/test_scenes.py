@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from onnxmtl.data.scenes import CLASSES, LABELS, ROOM_TYPES, Scenes, render_samples, scenes
+from onnxmtl.data.scenes.casting import first_hits
 from onnxmtl.data.scenes.labels import visible_points
 from onnxmtl.data.scenes.layout import build_scene
-from onnxmtl.data.scenes.render import draw, first_hits
+from onnxmtl.data.scenes.render import draw
 from onnxmtl.data.scenes.scene import SOLID_CLASS, Stage
 from onnxmtl.data.scenes.solids import Shape
 from onnxmtl.errors import DataError
 from onnxmtl.kinds import TaskSet
+from onnxmtl.runs.seeds import derive_seed
 
 ALL = "seg=segmentation,depth,normals,edges,keypoints,classification,regression"
 
@@ -95,8 +98,6 @@ def cast_at(solid, origin, direction):
 def test_labels_agree_with_casting_one_ray_at_a_time(seed):
     height, width = 15, 21
     ((_, labels),) = render_samples(seed, "train", [seed], (height, width))
-    from onnxmtl.runs.seeds import derive_seed
-
     scene = build_scene(np.random.Generator(np.random.PCG64(derive_seed(seed, "scenes", "train", seed))))
     right, up, forward = scene.camera.axes.T.astype(np.float64)
     scale = 2 * scene.camera.field / height
@@ -174,8 +175,6 @@ def test_normals_are_those_of_the_depth_map(many):
     checked = 0
     for index in range(16):
         _, labels = many[index]
-        from onnxmtl.runs.seeds import derive_seed
-
         scene = build_scene(np.random.Generator(np.random.PCG64(derive_seed(3, "scenes", "train", index))))
         scale = 2 * scene.camera.field / size
         y, x = np.mgrid[0:size, 0:size] + 0.5
@@ -228,6 +227,14 @@ def test_key_points_are_seen(many):
     assert (seen > nearest - 1e-3).all()
     hidden = sum(8 if s.shape is Shape.BOX else 1 for s in scene.solids) + 8 - points.shape[1]
     assert hidden >= sum(s.shape is Shape.BOX for s in scene.solids)  # every box hides a corner of itself
+
+
+def test_an_empty_room_can_be_drawn_too():
+    bare = dataclasses.replace(scene_of(1), solids=(), decals=(), sun=None)
+    images, hits = draw(Stage([bare]), 32, 32, [np.random.default_rng(0)])
+    assert images.std() > 5 and hits.surface.max() < 6
+    again, _ = draw(Stage([scene_of(2), bare]), 32, 32, [np.random.default_rng(9), np.random.default_rng(0)])
+    np.testing.assert_array_equal(again[1], images[0])
 
 
 # The data set

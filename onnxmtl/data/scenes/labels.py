@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxmtl.data.scenes.render import Hits
+from onnxmtl.data.scenes.casting import Hits
 from onnxmtl.data.scenes.scene import Scene, Stage
 from onnxmtl.data.scenes.solids import Columns, Floats, Point, Shape, interval
 

@@ -14,6 +14,7 @@ from onnxmtl.data.scenes.textures import Colour, Material, Materials
 CLASSES = ("floor", "ceiling", "wall", "door", "window", "picture", "box", "sphere", "cylinder")
 """Segmentation classes, by id."""
 FLOOR_CLASS, CEILING_CLASS, WALL, DOOR, WINDOW, PICTURE = range(6)
+LAMP_RADIUS = 0.16
 SOLID_CLASS = {Shape.BOX: 6, Shape.SPHERE: 7, Shape.CYLINDER: 8}
 
 
@@ -50,11 +51,10 @@ class Decal:
 
 @dataclass(frozen=True)
 class Lamp:
-    """A glowing ball: casts soft shadows. `colour` is its power."""
+    """A glowing ball of radius `LAMP_RADIUS`: casts soft shadows. `colour` is its power."""
 
     position: Point
     colour: Colour
-    radius: float = 0.16
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,6 @@ class Stage:
             DecalColumn([s.decals[i] if i < len(s.decals) else nothing for s in scenes]) for i in range(most)
         ]
         self.lamp = _columns([s.lamp.position for s in scenes])
-        self.lamp_radius = _column([s.lamp.radius for s in scenes])
         self.lamp_colour = _columns([s.lamp.colour for s in scenes])
         self.suns = [s.sun or Sun((0.6, 0.0, 0.8), (0.0, 0.0, 0.0), nothing) for s in scenes]
         self.sun_towards = _columns([sun.towards for sun in self.suns])
