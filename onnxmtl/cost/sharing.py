@@ -116,7 +116,10 @@ def sharing(model: ir.Model, backbone: ir.Model | None = None) -> list[SharingRo
         listed = {name: _op_type(name, nodes[0]) for name, nodes in layers.items()}
     else:
         found = [node for node in backbone.graph if trainable(node)]
-        listed = {name: node.op_type for node in found for name in (sources(node) or (str(node.name),))}
+        listed = {}  # the first node of a layer gives its operator: an inserted normalization has its layer's name
+        for node in found:
+            for name in sources(node) or (str(node.name),):
+                listed.setdefault(name, node.op_type)
     return [_row(name, op, layers.get(name, []), needed, tasks) for name, op in listed.items()]
 
 
