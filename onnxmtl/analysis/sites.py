@@ -3,7 +3,8 @@
 Values are sorted into classes: two values of different tasks are in one class if they are the same computation up to
 the choices above them (same operator, attributes and weights on inputs of one class; the k-th Choice of a site is one
 class whatever the task). Everything the table says follows from the classes, so no space has to describe itself.
-All walks are linear in the graph and without recursion.
+Walks over the graph are linear and without recursion; what a cost item says about the sites above it is as long as
+there are sites above it, so the table itself grows with the square of a network's depth.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class _Reader:
         self._classify()
         self.place = self._places()
         self.equal = self._equal()
+        self.agreement: dict[int, dict[int, tuple[int, ...]]] = {}  # by what lies above
 
     def _number_members(self) -> None:
         counts: dict[tuple[str, str], int] = {}
@@ -135,48 +137,53 @@ class _Reader:
                 )
         return place
 
-    def _equal(self) -> dict[tuple[Member, int], bool]:
-        """(member, option) -> whether all tasks' option values there are of one class."""
+    def _equal(self) -> dict[Member, frozenset[int]]:
+        """Member -> the options whose values are of one class for all tasks."""
         seen: dict[tuple[Member, int], set[Hashable]] = {}
         for node, choice in self.choices.items():
             for i, value in enumerate(choice.options):
                 key = ("leaf", id(value)) if value.producer() is None else self.class_of[value]
                 seen.setdefault((self.member_of[node], i), set()).add(key)
-        return {key: len(found) == 1 for key, found in seen.items()}
+        equal: dict[Member, set[int]] = {member: set() for member in self.members}
+        for (member, option), found in seen.items():
+            if len(found) == 1:
+                equal[member].add(option)
+        return {member: frozenset(options) for member, options in equal.items()}
 
     def table(self) -> SiteTable:
         """Put the table together."""
         first: dict[str, Choice] = {}
         own_task: dict[str, set[int]] = {}
-        for choice in self.choices.values():
+        nodes: dict[str, list[str]] = {}
+        for node, choice in self.choices.items():
             first.setdefault(choice.site, choice)
             own_task.setdefault(choice.site, set()).add(self.task_index[choice.task])
+            nodes.setdefault(choice.site, []).append(str(node.name))
+        equal: dict[str, frozenset[int]] = {}
+        for member, options in self.equal.items():
+            equal[member[0]] = equal.get(member[0], options) & options
         ids = list(first)
         index = {site: i for i, site in enumerate(ids)}
         depths = self._depths(ids)
         weights, uses = self._weights(index)
         costs, cost_of = self._costs(index)
+        computing = {place for node, place in self.place.items() if place is not None and node not in self.choices}
         sites = []
         for site in ids:
-            names = first[site].names
-            options = tuple(
+            offered = tuple(
                 Option(
                     name=name,
                     multiply_adds=cost_of.get((site, i), 0),
                     parameters_shared=uses.get((site, i), (0, 0))[0],
                     parameters_own=uses.get((site, i), (0, 0))[1],
-                    equal_across_tasks=all(self.equal[m, i] for m in self.members if m[0] == site),
-                    identity=(site, i) not in cost_of and (site, i) not in uses and not self._computes((site, i)),
+                    equal_across_tasks=i in equal[site],
+                    identity=(site, i) not in cost_of and (site, i) not in uses and (site, i) not in computing,
                 )
-                for i, name in enumerate(names)
+                for i, name in enumerate(first[site].names)
             )
             some = tuple(sorted(own_task[site])) if len(own_task[site]) < len(self.tasks) else ()
-            members = tuple(str(n.name) for n, c in self.choices.items() if c.site == site)
-            sites.append(Site(site, index[site], depths[site], "choice", members, options, some))
+            sites.append(Site(site, index[site], depths[site], "choice", tuple(nodes[site]), offered, some))
         return SiteTable(self.tasks, tuple(sites), tuple(costs), tuple(weights))
-
-    def _computes(self, place: Place) -> bool:
-        return any(found == place and node not in self.choices for node, found in self.place.items())
 
     def _depths(self, ids: Iterable[str]) -> dict[str, int]:
         """Length of the longest chain of sites before each."""
@@ -214,39 +221,31 @@ class _Reader:
             if place is not None and (place, (name := sources(nodes[0]) or (str(nodes[0].name),))) not in counted:
                 counted.add((place, name))
                 per_place[place] = per_place.get(place, 0) + cost
-            above = self.classes[key, 0].upstream
-            agree, together = self._agreement(above, place, index)
+            agree = dict(self._agreement(self.classes[key, 0].upstream, index))
+            # At the own site it is this item's option that has to keep the tasks equal.
+            together = site is None or option in agree.pop(site, (option,))
             if together:
                 items.append(CostItem(cost, site, option, tasks, tuple(sorted(agree)), agree))
             else:
                 items += [CostItem(cost, site, option, (t,), tuple(sorted(agree)), agree) for t in tasks]
         return items, per_place
 
-    def _agreement(
-        self, above: int, place: Place | None, index: Mapping[str, int]
-    ) -> tuple[dict[int, tuple[int, ...]], bool]:
-        """For each upstream site the options that keep tasks equal; False if the own site's option separates them."""
-        agree: dict[int, set[int]] = {}
-        together = True
-        bits, position = above, 0
-        while bits:
-            if bits & 1:
-                member = self.members[position]
-                options = {i for i in range(self._arity(member)) if self.equal[member, i]}
-                if place is not None and member[0] == place[0]:
-                    together = together and place[1] in options
-                else:
-                    site = index[member[0]]
-                    agree[site] = agree[site] & options if site in agree else options
-            bits >>= 1
-            position += 1
-        return {site: tuple(sorted(options)) for site, options in agree.items()}, together
+    def _agreement(self, above: int, index: Mapping[str, int]) -> Mapping[int, tuple[int, ...]]:
+        """For each site above (a bit set of members), the options that keep tasks equal. Equal sets are read once."""
+        if above not in self.agreement:
+            found: dict[int, frozenset[int]] = {}
+            for member in self._members(above):
+                site, options = index[member[0]], self.equal[member]
+                found[site] = found[site] & options if site in found else options
+            self.agreement[above] = {site: tuple(sorted(options)) for site, options in found.items()}
+        return self.agreement[above]
 
-    def _arity(self, member: Member) -> int:
-        count = 0
-        while (member, count) in self.equal:
-            count += 1
-        return count
+    def _members(self, bits: int) -> Iterable[Member]:
+        """The members of a bit set, in order."""
+        for offset, byte in enumerate(bits.to_bytes((bits.bit_length() + 7) // 8, "little")):
+            for position in range(8):
+                if byte >> position & 1:
+                    yield self.members[8 * offset + position]
 
     def _weights(self, index: Mapping[str, int]) -> tuple[list[WeightItem], dict[Place, tuple[int, int]]]:
         """All trainable weights, and per (site, option) the elements that are shared and that one task owns."""

@@ -33,7 +33,3 @@ class Draw:
     def hard(self) -> bool:
         """Whether each (site, task) runs one option only."""
         return self.options is not None
-
-    def fingerprint(self) -> tuple[tuple[SiteTask, int], ...]:
-        """A hashable form of a hard draw."""
-        return tuple(sorted((self.options or {}).items()))

@@ -72,7 +72,8 @@ class LinearMixer:
         weights = [values[w] for _, w, _ in self.options]
         biases = [values[b] if b >= 0 else None for _, _, b in self.options]
         # Only the policy learns: its gradient is a dot product per option, and no weight gradient is needed.
-        dots = torch.is_grad_enabled() and p.requires_grad and not any(w.requires_grad for w in weights)
+        trained = any(w is not None and w.requires_grad for w in (*weights, *biases))
+        dots = torch.is_grad_enabled() and p.requires_grad and not trained
         with torch.set_grad_enabled(torch.is_grad_enabled() and not dots):
             shares = [parts[option] for option, _, _ in self.options]
             weight = _combine(weights, shares)

@@ -16,6 +16,7 @@ from onnxmtl.ir import Role, choices, role_of
 from onnxmtl.lowering.draw import Draw, SiteTask
 from onnxmtl.lowering.mixing import find_mixers, weighted_sum
 from onnxmtl.lowering.ops import Context, check_supported
+from onnxmtl.lowering.ops.reading import torch_tensor
 from onnxmtl.lowering.program import Plan, build_program, hard_plan, soft_plan
 
 Mixing = Literal["auto", "always", "never"]
@@ -45,10 +46,6 @@ class LoweredModule(nn.Module):
         self.tasks = tuple(str(v.name) for v in model.graph.outputs)
         self.mixing = mixing
         self.roles: dict[str, Role] = {}
-        self._torch_names: dict[str, str] = {}
-        trainable = ops.trainable_values(model.graph)
-        for name, value in model.graph.initializers.items():
-            self._add_weight(name, value, value in trainable, dtype)
         self.logits: dict[SiteTask, str] = {}
         self.options: dict[SiteTask, tuple[str, ...]] = {}
         for choice in choices(model.graph):
@@ -57,12 +54,17 @@ class LoweredModule(nn.Module):
         self._program = build_program(model)
         self._mixers = {} if mixing == "never" else find_mixers(self._program)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        # Weights come last: they may be called anything, but not as what is set above.
+        self._torch_names: dict[str, str] = {}
+        trainable = ops.trainable_values(model.graph)
+        for name, value in model.graph.initializers.items():
+            self._add_weight(name, value, value in trainable, dtype)
 
     def _add_weight(self, name: str, value: ir.Value, trainable: bool, dtype: torch.dtype) -> None:
         if value.const_value is None:
             msg = f"initializer {name!r} has no data"
             raise ModelError(msg)
-        tensor = torch.from_numpy(value.const_value.numpy().copy())
+        tensor = torch_tensor(value.const_value)
         role = role_of(value)
         if tensor.is_floating_point():
             tensor = tensor.to(dtype)

@@ -1,6 +1,6 @@
 """A graph as a list of steps, and the plans that say which of them run.
 
-A plan is made once per question (which tasks, which draw, training or not) and kept: planning walks the graph, running
+A plan is made once per question (which tasks, which draw) and kept: planning walks the graph, running
 a plan walks a flat list.
 
 - Soft plans: a Choice of operators that are linear in their weights may become one operator with mixed weights; the
@@ -35,6 +35,7 @@ class Op:
         kernel: Computes the outputs; None for a Choice.
         identity: Equal for nodes of the same operator and attributes; None where equal nodes must not merge.
         choice: (site, task) of a Choice, else None. Its last input is the logits.
+        node: The node itself: mixers read its operator, attributes and shapes.
     """
 
     index: int

@@ -108,7 +108,11 @@ def _followers(first: ir.Node, granularity: Granularity) -> list[ir.Node]:
 
 
 def _is_affine(node: ir.Node, value: ir.Value) -> bool:
+    """Scale or shift by a constant that keeps the shape: a skip, which goes around it, would not fit otherwise."""
     if node.op_type not in _AFFINE or node.domain != "" or len(node.inputs) != 2:
         return False
-    other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
-    return other is not None and other.is_initializer()
+    first, second = node.inputs
+    if node.op_type == "Div" and second is value:
+        return False
+    other = second if first is value else first
+    return other is not None and other.is_initializer() and value.shape == node.outputs[0].shape

@@ -149,7 +149,11 @@ class _Builder:
             self._site(unit, task)
 
     def _site(self, unit: Unit, task: str) -> None:
-        """The Choices of one task at one site."""
+        """The Choices of one task at one site; none where all of it is the task's own by the settings."""
+        if all(self._per_task(node) for node in unit.nodes):
+            for node in unit.nodes:
+                self.maps[task][node.outputs[0]] = self._one(node, task, own=True)
+            return
         first, x = unit.nodes[0], self._inputs(unit.nodes[0], task)[0]
         assert x is not None
         skip = self._skip(unit)
@@ -171,8 +175,7 @@ class _Builder:
             return
         skipped = None if skip is None else self._skipped(skip, unit, x, first.outputs[0], task)
         for node in unit.nodes:
-            per_task = self.settings.norm == "per_task" and _has_statistics(node)
-            if per_task:
+            if self._per_task(node):
                 self.maps[task][node.outputs[0]] = self._one(node, task, own=True)
                 continue
             options = [(SHARED, self._one(node, task, own=False)), (OWN, self._one(node, task, own=True))]
@@ -182,6 +185,10 @@ class _Builder:
                 assert through is not None
                 options.append((SKIP, through))
             self._choose(unit, node, task, options, logits)
+
+    def _per_task(self, node: ir.Node) -> bool:
+        """Whether every task has its own `node` whatever it chooses."""
+        return self.settings.norm == "per_task" and _has_statistics(node)
 
     def _follows(self, node: ir.Node, unit: Unit, task: str) -> ir.Value:
         before = unit.nodes[unit.nodes.index(node) - 1].outputs[0]
@@ -262,7 +269,7 @@ class _Builder:
         base = self.namer.unique(f"{unit.site}/{task}/skip")
         fan_in = skip.channels_in // skip.groups
         shape = (skip.channels_out, fan_in, 1, 1)
-        # The best constant guess of an identity: channel o takes the mean of nothing but channel o mod fan_in.
+        # As near to an identity as the shape allows: channel o starts as one input channel of its group.
         weight = np.zeros(shape, np.float32)
         weight[np.arange(skip.channels_out), np.arange(skip.channels_out) % fan_in] = 1.0
         w = set_role(new_initializer(self.graph, f"{base}/weight", weight), Role.SKIP)

@@ -50,7 +50,7 @@ class GraphBuilder:
         return out
 
     def conv(self, x, out, k=3, stride=1, dilation=1, group=1, bias=True, name=""):
-        n, c, h, w = x.shape
+        c, h = x.shape[1], x.shape[2]
         self.count += 1
         name = name or f"conv{self.count}"
         full = f"{self.task}.{name}" if self.task else name

@@ -67,7 +67,7 @@ class Reference:
         if node.op_type == "BatchNormalization":
             return self._norm(node, x, one("epsilon", single(1e-5)), 1.0 - one("momentum", single(0.9)))
         if node.op_type == "Relu":
-            return x[0].clamp_min(0)
+            return torch.relu(x[0])  # not clamp: its derivative at an exact 0 (a padded channel) is 1, ReLU's is 0
         if node.op_type == "Add":
             return x[0] + x[1]
         if node.op_type == "Concat":

@@ -37,9 +37,7 @@ def draw_of(architecture: Architecture, table) -> Draw:
 
 def random_architecture(table, seed: int) -> Architecture:
     rng = random.Random(seed)
-    return Architecture(
-        {s.id: {task: rng.choice(s.option_names) for task in table.tasks_at(s)} for s in table.sites}
-    )
+    return Architecture({s.id: {task: rng.choice(s.option_names) for task in table.tasks_at(s)} for s in table.sites})
 
 
 def differ(model: ir.Model, seed: int) -> None:

@@ -42,7 +42,9 @@ def test_own_copies_start_as_copies_and_shared_weights_stay_one() -> None:
     Vcn()(model)
     graph = model.graph
     assert "stem.weight" in graph.initializers
-    assert np.array_equal(graph.initializers["stem.weight/seg"].const_value, graph.initializers["stem.weight"].const_value)
+    assert np.array_equal(
+        graph.initializers["stem.weight/seg"].const_value, graph.initializers["stem.weight"].const_value
+    )
     own = [v for v in graph.initializers.values() if role_of(v) is Role.OWN]
     # 6 kernels, 6 scales, 6 shifts, for two tasks
     assert len(own) == 18 * 2
@@ -138,6 +140,29 @@ def test_what_only_one_task_needs_is_no_site() -> None:
     model = b.heads({"a": early, "b": b.block(early, 4)}, {"a": 1, "b": 1})
     Vcn()(model)
     assert len(site_table(model).sites) == 1
+
+
+def test_normalization_of_every_task_before_an_operator_is_no_site() -> None:
+    b = GraphBuilder()
+    x = b.conv(b.image, 4, name="stem")
+    x = b.relu(b.norm(b.concat(x, x), name="alone"))  # DenseNet: the normalization stands before its operator
+    model = b.heads(b.conv(x, 4, name="last"), {"a": 1, "b": 1})
+    Vcn(norm="per_task")(model)
+    assert [site.id for site in site_table(model).sites] == ["stem", "last"]
+    used = {c.logits for c in choices(model.graph)}
+    assert {v for v in model.graph.initializers.values() if role_of(v) is Role.LOGITS} == used
+    assert {"alone.scale/a", "alone.scale/b"} <= set(model.graph.initializers)
+
+
+def test_a_scale_that_widens_its_input_belongs_to_no_site() -> None:
+    b = GraphBuilder(channels=1)
+    x = b.conv(b.image, 1, name="attention")  # can be skipped by identity: one channel in and out
+    x = b.node("Mul", [x, b.weight("wide", np.ones((1, 4, 1, 1)))], ["N", 4, 8, 8], "widen")
+    model = b.heads(b.conv(x, 4), {"a": 1, "b": 1})
+    Vcn()(model)
+    for choice in choices(model.graph):
+        assert all(option.shape == choice.output.shape for option in choice.options)
+    onnx.checker.check_model(onnx.load_from_string(to_bytes(model)), full_check=True)
 
 
 def test_refusals() -> None:
