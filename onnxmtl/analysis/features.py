@@ -24,6 +24,9 @@ _COLLAPSING = frozenset(
     {"GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceSum", "Flatten", "Gemm", "Shape", "Size"}
 )
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# What may stand behind a convolutional classifier. At the network's very end a Relu makes it an ordinary layer.
+_LOGITS_END = frozenset({"Resize", "Softmax", "LogSoftmax", "Sigmoid"})
+_LOGITS_INSIDE = frozenset({"Resize", "Relu"})
 _MAX_CLASSIFIER_LAYERS = 3  # AlexNet and VGG have three
 
 
@@ -153,7 +156,8 @@ def find_feature(graph: ir.Graph) -> ir.Value:
     """The tensor at which the classifier of a convolutional network is cut off.
 
     It is the last spatial tensor [N, C, H, W] that every path from the image to the output runs through. Where nothing
-    with weights follows it, and it comes from a 1×1 convolution (as in SqueezeNet), that convolution is the classifier.
+    with weights follows it, and it comes from a 1×1 convolution, that convolution is the classifier: before pooling
+    (as in SqueezeNet) and, if it is bare or only resized, at the network's end (the logits of FCN, U-Net, DeepLab).
 
     Raises:
         ModelError: There is none: no convolutional network, or one whose layers go on behind its last feature map
@@ -178,8 +182,9 @@ def find_feature(graph: ir.Graph) -> ir.Value:
     upstream = _ancestors(feature)
     tail = [node for node in nodes if node not in upstream]
     _check_tail(feature, tail, nodes)
-    if tail and not any(node.op_type in _LAYERS for node in tail):
-        feature = _before_convolutional_classifier(feature) or feature
+    if not any(node.op_type in _LAYERS for node in tail):
+        ends = all(node.op_type in _PASS_THROUGH for node in tail)
+        feature = _before_convolutional_classifier(feature, _LOGITS_END if ends else _LOGITS_INSIDE) or feature
     return feature
 
 
@@ -223,9 +228,9 @@ def _behind(value: ir.Value, ops: frozenset[str] = _PASS_THROUGH) -> ir.Value:
     return value
 
 
-def _before_convolutional_classifier(feature: ir.Value) -> ir.Value | None:
-    """The input of a 1×1 convolution (with at most a Relu behind it) that makes `feature`."""
-    node = _behind(feature, _PASS_THROUGH | {"Relu"}).producer()
+def _before_convolutional_classifier(feature: ir.Value, between: frozenset[str]) -> ir.Value | None:
+    """The input of a 1×1 convolution (with at most the operators `between` behind it) that makes `feature`."""
+    node = _behind(feature, _PASS_THROUGH | between).producer()
     if node is None or node.op_type != "Conv" or not is_linear_op(node):
         return None
     data, weight = node.inputs[0], node.inputs[1]

@@ -145,6 +145,15 @@ class RunDirectory:
                 raise
         return cls(folder, record, lock)
 
+    @staticmethod
+    def check_free(path: str | os.PathLike[str]) -> None:
+        """Refuse a directory in which no run can be created; changes nothing. :meth:`create` checks again.
+
+        Raises:
+            RunError: There is something in it, or it is no directory.
+        """
+        _refuse_occupied(Path(path))
+
     @classmethod
     def resume(cls, path: str | os.PathLike[str], config: Mapping[str, Any] | None = None) -> RunDirectory:
         """Go on with a run.

@@ -12,7 +12,7 @@ from onnxmtl.errors import RunError
 from onnxmtl.train.optimizers import OptimizerSpec
 
 # Phases of a run that are no stages: a stage may not take their names.
-_PHASES = {"import", "all-shared", "separate", "decode", "emit"}
+_PHASES = re.compile(r"import|all-shared|separate(-[0-9]+)?|decode|emit")
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 Relaxation = Literal["average", "gumbel", "hard-gumbel", "selected"]
@@ -76,8 +76,8 @@ class Stage:
 
     def _problem(self) -> str:
         """What is wrong with the stage, or ""."""
-        if not _STAGE_NAME.fullmatch(self.name) or self.name in _PHASES:
-            return f"it needs a name of small letters, digits and dashes, other than {', '.join(sorted(_PHASES))}"
+        if not _STAGE_NAME.fullmatch(self.name) or _PHASES.fullmatch(self.name):
+            return "it needs another name: small letters, digits and dashes, not one of a run's other phases"
         if self.share <= 0:
             return f"its share of the steps must be more than 0, not {self.share}"
         if self.relaxation == "selected":

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from onnxmtl.errors import RunError
@@ -19,7 +23,17 @@ _WEIGHTS, _OPTIMIZERS, _META = "weights.safetensors", "optimizers.safetensors", 
 def save_weights(path: Path, module: LoweredModule) -> None:
     """Write all floating-point tensors of the module, by initializer name."""
     tensors = {n: t.detach().cpu().contiguous() for n, t in module.tensors().items() if t.is_floating_point()}
-    save_file(tensors, path)
+    _write(path, tensors)
+
+
+def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file; what the disk says comes as an OSError, which runs turn into one line."""
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def load_weights(path: Path, module: LoweredModule) -> None:
@@ -54,7 +68,7 @@ def save_state(
             for key, value in state.items():
                 if value is not None:
                     tensors[f"{name}/{index}/{key}"] = torch.as_tensor(value).detach().cpu().clone()
-    save_file(tensors, folder / _OPTIMIZERS)
+    _write(folder / _OPTIMIZERS, tensors)
     write_json(folder / _META, dict(meta))
 
 

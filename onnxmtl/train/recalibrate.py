@@ -29,7 +29,7 @@ def recalibrate(module: LoweredModule, model: ir.Model, images: Callable[[int], 
             continue
         onnx_momentum = node.attributes["momentum"].as_float() if "momentum" in node.attributes else 0.9
         for slot, value in ops.weight_slots(node):
-            if slot.name in ("mean", "variance"):
+            if slot.name in ("mean", "variance") and onnx_momentum < 1.0:  # at 1 they never move
                 momenta[str(value.name)] = 1.0 - onnx_momentum
     if not momenta or batches <= 0:
         return

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from onnxmtl import ir as graphs
 from onnxmtl.analysis.sites import site_table
@@ -22,7 +23,6 @@ from onnxmtl.ir import diagnostics
 from onnxmtl.kinds import TaskSet, load_tasks
 from onnxmtl.lowering import LoweredModule, write_back
 from onnxmtl.passes.instruments import Instrument
-from onnxmtl.passes.select import select_passes
 from onnxmtl.policy import Architecture, Policy
 from onnxmtl.policy.decoders import argmax, sample
 from onnxmtl.runs import Phase, RunDirectory, atomic_write, file_sha256, free_path, read_json, write_json
@@ -35,7 +35,7 @@ from onnxmtl.train.metrics import higher_is_better
 from onnxmtl.train.recalibrate import recalibrate
 from onnxmtl.workflows.baselines import Baseline, train_baselines
 from onnxmtl.workflows.config import CompileConfig
-from onnxmtl.workflows.emit import emit
+from onnxmtl.workflows.emit import emit, selection
 from onnxmtl.workflows.preparation import Prepared, prepare
 from onnxmtl.workflows.session import WEIGHTS_FILE, Metrics, Observer, Session, Silent, write_metrics
 
@@ -67,7 +67,7 @@ def compile(
     *,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    recipe: Recipe | None = None,
+    recipe: Recipe | str | None = None,
     observer: Observer | None = None,
     instruments: Sequence[Instrument] = (),
     command: Sequence[str] = (),
@@ -82,7 +82,7 @@ def compile(
         config: Options; `options` given by name replace its fields.
         out: Directory of the run; must be new or empty. Default: the next free ``runs/compile-N``.
         resume: Go on with the run in `out`, which must have been started with the same arguments.
-        recipe: A recipe of your own instead of ``config.recipe``.
+        recipe: The name of a recipe, or one of your own; None takes ``config.recipe``.
         observer: Told about progress.
         instruments: Watch the graph passes.
         command: The command line, kept in run.json.
@@ -96,16 +96,21 @@ def compile(
         OnnxMTLError: The input cannot be used, or the emitted model fails verification; one clear line.
     """
     settings = dataclasses.replace(config or CompileConfig(), **options)
-    chosen = _adjusted(recipe or recipe_named(settings.recipe), settings)
+    given = settings.recipe if recipe is None else recipe
+    chosen = _adjusted(recipe_named(given) if isinstance(given, str) else given, settings)
     task_set = load_tasks(tasks) if isinstance(tasks, str) else tasks
+    path = Path(out) if out is not None else free_path("runs", "compile")
+    if not resume:
+        RunDirectory.check_free(path)  # before the work of importing
     prepared = prepare(model, task_set, settings, chosen, instruments)
     content = {
         "model": file_sha256(model),
         "tasks": prepared.tasks.to_json(),
         **settings.describe(),
-        "recipe": chosen.describe(),
+        "threads": torch.get_num_threads(),  # sums are split among threads: another number, other last bits
+        "recipe": chosen.name,
+        "with_recipe": chosen.describe(),  # last in the alphabet: a changed option is told by its own name
     }
-    path = Path(out) if out is not None else free_path("runs", "compile")
     opened = RunDirectory.resume(path, content) if resume else RunDirectory.create(path, content, command)
     with opened as run:
         session = Session(
@@ -203,7 +208,7 @@ class _Compilation:
         return architecture, graphs.load(folder / "selected.onnx")
 
     def _selected(self, supermodel: ir.Model, architecture: Architecture) -> tuple[ir.Model, Metrics]:
-        selected = self.session.rewrite(supermodel, select_passes(architecture), "select")
+        selected = self.session.rewrite(supermodel, selection(architecture), "select")
         module = self.session.module(selected)
         recalibrate(
             module,
@@ -226,7 +231,7 @@ class _Compilation:
         if stage is None or stage.weights is None:
             return selected, "recalibrated"
         if stage.fresh:
-            selected = self.session.rewrite(initial, select_passes(architecture), "select")
+            selected = self.session.rewrite(initial, selection(architecture), "select")
         steps, spec = stage.steps(self.config.steps), stage.weights
 
         def train(phase: Phase, folder: Path) -> None:
@@ -250,8 +255,16 @@ class _Compilation:
     ) -> Compiled:
         def write(phase: Phase, folder: Path) -> None:
             images = np.stack([np.asarray(self.data.val[i][0], np.float32) for i in range(self._certified())])
-            final, _ = emit(folder, trained, self.tasks, self.data.input, images, supermodel=initial,
-                            fold=self.config.fold)  # fmt: skip
+            final, _ = emit(
+                folder,
+                trained,
+                self.tasks,
+                self.data.input,
+                images,
+                supermodel=initial,
+                fold=self.config.fold,
+                instruments=self.session.instruments,
+            )
             found = self.session.evaluate(self.session.module(trained))
             filled = self._report(trained, final, folder, found, baselines, weights)
             write_json(folder / "report.json", filled.to_json())

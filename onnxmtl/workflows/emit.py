@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from onnxmtl.data import InputSpec
 from onnxmtl.deploy.structure import compare_structures
 from onnxmtl.deploy.verify import MODEL_FILE, VerifyReport, verify, write_certificate
 from onnxmtl.errors import VerificationError
+from onnxmtl.ir.passes import PassBase
 from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering import to_torch
 from onnxmtl.passes.finalize import ApplyOutputContract, DropTrainingOnly, finalize_passes
+from onnxmtl.passes.instruments import Instrument
 from onnxmtl.passes.pipelines import Pipeline
-from onnxmtl.passes.select import select_passes
+from onnxmtl.passes.select import MarkMultitask, select_passes
 from onnxmtl.policy import Architecture
 
 
@@ -32,6 +35,7 @@ def emit(
     *,
     supermodel: ir.Model | None = None,
     fold: bool = True,
+    instruments: Sequence[Instrument] = (),
 ) -> tuple[ir.Model, VerifyReport]:
     """Write ``model.onnx`` and its certificate into `folder` and replay it in ONNX Runtime.
 
@@ -43,6 +47,7 @@ def emit(
         images: Float32 [N, C, H, W], two or more, to certify the model on.
         supermodel: Where it was selected from: the structural proof compares with what its architecture selects.
         fold: Whether BatchNormalization is folded.
+        instruments: Watch the passes of finalize.
 
     Returns:
         The emitted model and what verification found (all well).
@@ -51,7 +56,8 @@ def emit(
         VerificationError: The emitted model is not what was selected, or computes something else.
     """
     contract = dataclasses.asdict(spec)
-    final = Pipeline(finalize_passes(tasks, contract, fold=fold), name="finalize")(trained.clone()).model
+    finalize = Pipeline(finalize_passes(tasks, contract, fold=fold), instruments=instruments, name="finalize")
+    final = finalize(trained.clone()).model
     structure = _prove(trained, final, supermodel)
     graphs.save(final, folder / MODEL_FILE)
     # Torch computes the certificate on the unfolded model: folding is part of what is verified.
@@ -64,13 +70,18 @@ def emit(
     return final, verify(folder).check()
 
 
+def selection(architecture: Architecture) -> Sequence[PassBase]:
+    """``select``, also where nothing was to be decided: one task, or all sites forced to be shared."""
+    return select_passes(architecture) if architecture.choices else [MarkMultitask(architecture)]
+
+
 def _prove(trained: ir.Model, final: ir.Model, supermodel: ir.Model | None) -> dict[str, Any]:
     """Show that the emitted operators are those that were selected; returns what was compared, for the certificate."""
     differences = compare_structures(trained, final)
     proof: dict[str, Any] = {"architecture": trained.metadata_props.get("onnxmtl.architecture", "")}
     if supermodel is not None and proof["architecture"]:
         architecture = Architecture.from_json(proof["architecture"])
-        again = Pipeline(select_passes(architecture), name="select")(supermodel.clone()).model
+        again = Pipeline(selection(architecture), name="select")(supermodel.clone()).model
         differences += compare_structures(again, trained)
         proof["compared_with"] = "the selection from the supermodel"
     if differences:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxmtl import runtime
-from onnxmtl.errors import OnnxMTLError
+from onnxmtl.errors import ModelError, OnnxMTLError
 from onnxmtl.frontends.onnx import load as load_file
 from onnxmtl.ir import to_bytes
 from onnxmtl.passes.instruments import Instrument, NumericGuard
@@ -46,14 +47,36 @@ def load(
     """
     loaded = load_file(model)
     watching = _guard(loaded) if guard and not all(input_size) else []
-    return normalize(
-        loaded,
-        features=list(features) or None,
-        output_stride=output_stride or None,
-        batchnorm=batchnorm,
-        input_size=input_size if all(input_size) else None,
-        instruments=[*watching, *instruments],
-    )
+    unknown = _unknown_operators(loaded)
+    try:
+        return normalize(
+            loaded,
+            features=list(features) or None,
+            output_stride=output_stride or None,
+            batchnorm=batchnorm,
+            input_size=input_size if all(input_size) else None,
+            instruments=[*watching, *instruments],
+        )
+    except ModelError as error:
+        # They may well stand behind the features, where they do no harm; here they are the likelier cause.
+        if not unknown:
+            raise
+        listed = ", ".join(unknown)
+        msg = (
+            f"{len(unknown)} nodes have an operator that neither ONNX nor the file defines: {listed}; "
+            f"cut the model before them with --features, or export it without these operators ({error})"
+        )
+        raise ModelError(msg) from error
+
+
+def _unknown_operators(model: ir.Model) -> list[str]:
+    """Operator and name of the nodes whose operator is neither a standard one nor a function in the file."""
+    functions = {(function.domain, function.name) for function in model.functions.values()}
+    return [
+        f"{node.domain}.{node.op_type} {(node.name or node.outputs[0].name)!r}".lstrip(".")
+        for node in model.graph
+        if (node.domain, node.op_type) not in functions and not onnx.defs.has(node.op_type, node.domain)
+    ]
 
 
 def _guard(model: ir.Model) -> list[Instrument]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import onnx_ir as ir
+import torch
 
 from onnxmtl.data import DataSource
 from onnxmtl.ir.passes import PassBase
@@ -88,7 +89,9 @@ class Session:
         self.directory, self.tasks, self.data, self.config = directory, tasks, data, config
         self.observer = observer
         self.instruments = (CheckInvariants(), *instruments)
-        fabric = lightning_fabric.Fabric(accelerator="auto", devices=1, precision="32-true")
+        # Not "auto": Apple's GPUs have no float64, which costs and statistics are computed in.
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        fabric = lightning_fabric.Fabric(accelerator=accelerator, devices=1, precision="32-true")
         self.setting = Setting(tasks, data, config.seed, config.batch_size, fabric, checkpoint_every)
         self._before: Phase | None = None
 

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from onnxmtl.train.optimizers import OptimizerSpec, build_optimizer, set_lr
+
+
+def test_constant():
+    assert {OptimizerSpec(lr=0.3).lr_at(step, 7) for step in range(7)} == {0.3}
+
+
+def test_cosine_falls_to_a_hundredth():
+    spec = OptimizerSpec(lr=2.0, schedule="cosine")
+    rates = [spec.lr_at(step, 101) for step in range(101)]
+    assert rates[0] == 2.0 and rates[-1] == pytest.approx(0.02)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[25] == pytest.approx(2.0 * (0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2))
+    assert spec.lr_at(0, 1) == 2.0
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_fields_reach_torch(name):
+    spec = OptimizerSpec(name, lr=0.25, betas=(0.4, 0.8), momentum=0.7, weight_decay=0.03)
+    (group,) = build_optimizer(spec, {"w": nn.Parameter(torch.ones(2))}).param_groups
+    assert group["lr"] == 0.25 and group["weight_decay"] == 0.03
+    assert group["betas"] == (0.4, 0.8) if name == "adam" else group["momentum"] == 0.7
+
+
+def test_a_step_of_sgd_by_hand():
+    w = nn.Parameter(torch.tensor([2.0]))
+    optimizer = build_optimizer(OptimizerSpec("sgd", lr=0.1, momentum=0.5, weight_decay=0.01), {"w": w})
+    velocity, expected = 0.0, 2.0
+    for step, gradient in enumerate((1.0, -3.0, 0.5)):
+        set_lr(optimizer, 0.1 / (step + 1))
+        w.grad = torch.tensor([gradient])
+        optimizer.step()
+        velocity = 0.5 * velocity + gradient + 0.01 * expected
+        expected -= 0.1 / (step + 1) * velocity
+        assert float(w.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_has_no_gradient_is_left_alone():
+    """Options that did not run get no gradient: no decay and no momentum may move them."""
+    ran, idle = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    for name in ("adam", "sgd"):
+        optimizer = build_optimizer(OptimizerSpec(name, weight_decay=0.1), {"ran": ran, "idle": idle})
+        ran.grad = torch.ones(3)
+        optimizer.step()
+    assert torch.equal(idle, torch.ones(3)) and not torch.equal(ran, torch.ones(3))
+
+
+def test_set_lr_reaches_all_groups():
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)], lr=1.0)
+    set_lr(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
