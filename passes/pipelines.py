@@ -26,6 +26,8 @@ from onnxmtl.passes.normalize.input_size import SetInputSize, SetOpenSize
 from onnxmtl.passes.normalize.inputs import CleanInputs
 from onnxmtl.passes.normalize.names import NameNodes
 from onnxmtl.passes.normalize.opset import ConvertOpset
+from onnxmtl.passes.normalize.precision import RequireFloat32
+from onnxmtl.passes.normalize.sequences import SplitSequences
 from onnxmtl.passes.normalize.shapes import InferShapes
 from onnxmtl.passes.normalize.untie import UntieWeights
 
@@ -120,13 +122,15 @@ def import_pipeline(
     instruments: Sequence[Instrument] = (),
 ) -> Pipeline:
     """A user's backbone into canonical form; for the arguments see :func:`onnxmtl.passes.normalize.normalize`."""
-    passes: list[PassBase] = [NameNodes(), InlineFunctions(), NameNodes(), CleanInputs()]
+    passes: list[PassBase] = [NameNodes(), InlineFunctions(), NameNodes(), CleanInputs(), RequireFloat32()]
     if input_size is not None:
         passes.append(SetOpenSize(input_size))
     passes += [
         ConvertOpset(),
         NameNodes(),
         FoldConstants(),
+        RequireFloat32(),  # once more: weights that were nodes, or cast
+        SplitSequences(),
         CutAtFeatures(features),
         IdentityEliminationPass(),
         DynamicBatch(),

@@ -60,6 +60,46 @@ def test_pooled_then_a_convolution_as_classifier():
     assert find_feature(inferred(net.model(x))).name == "last_out"
 
 
+@pytest.mark.parametrize("end", ["", "Resize", "Softmax", "Identity", "ArgMax of Resize"])
+def test_before_the_logits_of_every_position(end):
+    net = Network()
+    x = net.conv(trunk(net), 8, 5, k=1, bias=True, name="logits")
+    if "Resize" in end:
+        x = net.add("Resize", [x, None, net.weight("scales", np.array([1, 1, 4, 4], np.float32))], mode="nearest")
+    if "ArgMax" in end:
+        x = net.add("ArgMax", [x], axis=1)
+    elif end in ("Softmax", "Identity"):
+        x = net.add(end, [x], **({"axis": 1} if end == "Softmax" else {}))
+    model = net.model(x)
+    if "ArgMax" in end:
+        x.type = ir.TensorType(ir.DataType.INT64)
+    assert find_feature(inferred(model)).name == "last_out"
+
+
+def test_before_the_logits_of_a_u_net():
+    net = Network()
+    skip = net.conv(net.image, 3, 4, name="down")
+    y = net.conv(skip, 4, 8, stride=2)
+    y = net.add("Resize", [y, None, net.weight("scales", np.array([1, 1, 2, 2], np.float32))], mode="nearest")
+    y = net.add("Relu", [net.conv(net.add("Concat", [skip, y], axis=1), 12, 6)], "up")
+    assert find_feature(inferred(net.model(net.conv(y, 6, 5, k=1, bias=True)))).name == "up_out"
+
+
+@pytest.mark.parametrize("end", ["BatchNormalization", "Relu", "Add", "Concat", "Conv", "Dropout of Relu"])
+def test_a_last_layer_that_makes_no_logits_stays(end):
+    net = Network()
+    x = net.conv(trunk(net), 8, 8, k=3 if end == "Conv" else 1, bias=True)
+    if end == "BatchNormalization":
+        x = net.norm(x, 8)
+    elif end != "Conv":
+        inputs = [x, x] if end in ("Add", "Concat") else [x]
+        x = net.add(end.split()[-1], inputs, **({"axis": 1} if end == "Concat" else {}))
+    feature = x
+    if "Dropout" in end:
+        x = net.add("Dropout", [x])
+    assert find_feature(inferred(net.model(x))) is feature
+
+
 def test_backbone_without_classifier():
     net = Network()
     assert find_feature(inferred(net.model(trunk(net)))).name == "last_out"

@@ -12,8 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxmtl.data import load_data
 from onnxmtl.errors import TaskError
+from onnxmtl.frontends.onnx import load
 from onnxmtl.kinds import KINDS, Task, TaskSet, kind, load_tasks
+from onnxmtl.passes.heads import AttachHeads
+from onnxmtl.passes.pipelines import import_pipeline
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "tasks"
 
@@ -186,6 +190,16 @@ def test_the_sample_of_all_kinds_has_all_kinds_and_all_keys():
     text = path.read_text()
     keys = {"classes", "head", "width", "features", "weight", "output", "resolution", "loss", "metrics", "primary"}
     assert all(f"\n{key} = " in text for key in keys | {"ignore", "class_names", "channels", "kind"})
+
+
+def test_the_sample_of_all_kinds_fits_the_scenes():
+    data = load_data("scenes", load_tasks(SAMPLES / "all-kinds.toml"), size=(32, 32), seed=0, train_size=1, val_size=1)
+    found = load_tasks(SAMPLES / "all-kinds.toml").with_classes(data.classes, data.class_names)
+    assert {name: found[name].channels for name in data.classes} == data.classes
+    assert {name: found[name].class_names for name in data.class_names} == data.class_names
+    model = import_pipeline()(load(SAMPLES.parent / "backbones" / "vgg-small.onnx")).model
+    outputs = AttachHeads(found, 0)(model).model.graph.outputs
+    assert [value.name for value in outputs] == list(found.names)
 
 
 def test_toml_reads_every_key(tmp_path):

@@ -220,7 +220,7 @@ def test_edge_inference_understands_every_kind(tmp_path):
     assert done.returncode == 0, done.stderr
     assert [line.partition(":")[0] for line in done.stdout.splitlines()[:-1]] == list(tasks.names)
     assert any(f"room: classification, argmax, int64 [1]: {name} 100%" in done.stdout
-               for name in ("kitchen", "bath", "office", "hall"))  # fmt: skip
+               for name in ("gallery", "study", "playroom", "workshop"))  # fmt: skip
     pictures = {path.stem for path in tmp_path.glob("*.p?m")}
     assert pictures == {"seg", "depth", "normals", "edges", "keypoints"}
 
