@@ -108,7 +108,7 @@ def make_choice(
         msg = f"a Choice needs two options or more, {site!r} has {len(options)}"
         raise ValueError(msg)
     first = options[0][1]
-    out = ir.Value(name=output, type=first.type, shape=first.shape)
+    out = ir.Value(name=output, type=first.type, shape=None if first.shape is None else ir.Shape(list(first.shape)))
     return ir.Node(
         DOMAIN,
         f"Choice{len(options)}",

@@ -9,6 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 
+def copy_shape(value: ir.Value) -> ir.Shape | None:
+    """A shape of its own: shapes can be edited in place."""
+    return None if value.shape is None else ir.Shape(list(value.shape))
+
+
 def copy_nodes(
     nodes: Iterable[ir.Node],
     value_map: MutableMapping[ir.Value, ir.Value],
@@ -28,7 +33,7 @@ def copy_nodes(
     for node in nodes:
         outputs = []
         for old in node.outputs:
-            new = ir.Value(name=rename(str(old.name)), type=old.type, shape=old.shape, doc_string=old.doc_string)
+            new = ir.Value(name=rename(str(old.name)), type=old.type, shape=copy_shape(old), doc_string=old.doc_string)
             new.metadata_props.update(old.metadata_props)
             outputs.append(new)
             value_map[old] = new
@@ -51,7 +56,7 @@ def copy_nodes(
 def copy_initializer(graph: ir.Graph, value: ir.Value, name: str, tensor: ir.TensorProtocol | None = None) -> ir.Value:
     """Register a new initializer with `value`'s type, shape and metadata; same data unless `tensor` is given."""
     const = tensor if tensor is not None else value.const_value
-    copy = ir.Value(name=name, type=value.type, shape=value.shape, const_value=const)
+    copy = ir.Value(name=name, type=value.type, shape=copy_shape(value), const_value=const)
     copy.metadata_props.update(value.metadata_props)
     graph.register_initializer(copy)
     return copy

@@ -77,3 +77,13 @@ def test_copied_initializer():
     assert not other.const_value.numpy().any() and other.shape == weight.shape
     set_role(same, Role.OWN)
     assert role_of(weight) is Role.BACKBONE
+
+
+def test_a_copy_has_a_shape_of_its_own():
+    value = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["N", 3]))
+    node = ir.Node("", "Relu", [value], name="relu")
+    node.outputs[0].name, node.outputs[0].shape = "y", ir.Shape(["N", 3])
+    (copy,) = copy_nodes([node], {}, lambda name: f"{name}/copy")
+    assert copy.outputs[0].shape == node.outputs[0].shape
+    copy.outputs[0].shape[1] = 7
+    assert node.outputs[0].shape[1] == 3
