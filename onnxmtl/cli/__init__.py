@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone, as in `onnxmtl … | head`; nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
+    except Exception as error:  # the last resort: nobody is shown a traceback unasked
         if os.environ.get("ONNXMTL_DEBUG"):
             raise
         _say(_line(error))

@@ -65,7 +65,7 @@ def fetch(dataset: Dataset, index: int, tasks: Iterable[Task]) -> Sample:
         sample = dataset[index]
     except OnnxMTLError:
         raise
-    except Exception as error:
+    except Exception as error:  # the user's code: anything can come
         text = " ".join(str(error).split())
         msg = f"sample {index}: the data set raised {type(error).__name__}{f': {text}' if text else ''}"
         raise DataError(msg) from error

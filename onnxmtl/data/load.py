@@ -122,10 +122,10 @@ def _find(spec: str) -> Callable[..., Any]:
             raise DataError(msg) from error
         msg = f"data {spec!r}: its module needs {error.name!r}, which is not installed"
         raise MissingDependencyError(msg) from error
-    except Exception as error:
+    except Exception as error:  # the user's module: anything can come
         msg = f"data {spec!r}: importing {module_name!r} raised {_one_line(error)}"
         raise DataError(msg) from error
-    found = getattr(module, attribute, None)
+    found: Any = getattr(module, attribute, None)
     if not callable(found):
         names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         what = "is not callable" if hasattr(module, attribute) else f"is not there{close_match(attribute, names)}"
@@ -148,7 +148,7 @@ def _call(spec: str, make: Callable[..., Any], tasks: TaskSet) -> Any:
         return make(tasks=tasks) if named else make(tasks)
     except OnnxMTLError:
         raise
-    except Exception as error:
+    except Exception as error:  # the user's code: anything can come
         msg = f"data {spec!r} raised {_one_line(error)}"
         raise DataError(msg) from error
 

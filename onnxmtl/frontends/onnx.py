@@ -175,7 +175,7 @@ def _check_inside(tensor: onnx.TensorProto, file: Path) -> None:
         return
     try:
         expected = ir.TensorProtoTensor(tensor).nbytes
-    except Exception as e:
+    except Exception as e:  # arbitrary bytes: whatever trips over them, the file is at fault
         msg = f"{file}: the weight {tensor.name!r} cannot be read ({_first_line(e)}); {_REEXPORT}"
         raise ModelError(msg) from e
     if len(tensor.raw_data) != expected:

@@ -54,6 +54,7 @@ def _train(session: Session, backbone: ir.Model, tasks: TaskSet, recipe: Recipe,
 
     def train(phase: Phase, folder: Path) -> None:
         module = session.module(model)
+        session.recalibrate(module, model)  # as the found model before its last stage
         train_weights(
             module,
             session.setting_for(tasks),

@@ -32,7 +32,6 @@ from onnxmtl.train.checkpoint import load_weights, save_weights
 from onnxmtl.train.constant import constant_predictors
 from onnxmtl.train.delta import delta
 from onnxmtl.train.metrics import higher_is_better
-from onnxmtl.train.recalibrate import recalibrate
 from onnxmtl.workflows.baselines import Baseline, train_baselines
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.emit import emit, selection
@@ -210,12 +209,7 @@ class _Compilation:
     def _selected(self, supermodel: ir.Model, architecture: Architecture) -> tuple[ir.Model, Metrics]:
         selected = self.session.rewrite(supermodel, selection(architecture), "select")
         module = self.session.module(selected)
-        recalibrate(
-            module,
-            selected,
-            lambda k: self.setting.batch(self.data.train, "recalibrate", k).images,
-            self.config.recalibration,
-        )
+        self.session.recalibrate(module, selected)
         write_back(module, selected)
         return selected, self.session.evaluate(module)
 

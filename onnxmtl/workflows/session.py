@@ -21,6 +21,7 @@ from onnxmtl.runs import Phase, RunDirectory, read_json, write_json
 from onnxmtl.search.engine import Setting
 from onnxmtl.train.loop import Listener
 from onnxmtl.train.objective import evaluate
+from onnxmtl.train.recalibrate import recalibrate
 from onnxmtl.workflows.config import CompileConfig
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -107,6 +108,15 @@ class Session:
         """Task -> metric -> value on the validation set."""
         batch = max(32, self.config.batch_size)
         return evaluate(module, tasks or self.tasks, self.data.val, batch_size=batch, device=self.setting.device)
+
+    def recalibrate(self, module: LoweredModule, model: ir.Model) -> None:
+        """Average the normalizations' statistics of `module`, the lowered `model`, over training batches, in place."""
+
+        def images(k: int) -> torch.Tensor:
+            found: torch.Tensor = self.setting.batch(self.data.train, "recalibrate", k).images
+            return found
+
+        recalibrate(module, model, images, self.config.recalibration)
 
     def phase(self, name: str, work: Callable[[Phase, Path], None], **depends: Any) -> Path:
         """The folder with the result of a phase, made by `work(phase, folder)` unless it is done already.
