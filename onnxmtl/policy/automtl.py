@@ -40,14 +40,14 @@ def read_automtl_policy(text: str, *, tasks: Mapping[str, str] | None = None) ->
         msg = f"the policy needs the form {_FORM}"
         raise ModelError(msg)
     order = _order(content.get("order", ["shared", "specific", "skip"]))
-    renamed = dict(tasks or {})
+    renamed: dict[str, str] = dict(tasks or {})
     choices: dict[str, dict[str, str]] = {}
     for layer, rows in policy.items():
         if not isinstance(rows, dict):
             msg = f"the policy's layer {layer!r} has to map task names to probabilities; the form is {_FORM}"
             raise ModelError(msg)
         choices[layer] = {
-            renamed.get(task, task): order[_chosen(row, layer, task, order)] for task, row in rows.items()
+            renamed.get(str(task), str(task)): order[_chosen(row, layer, task, order)] for task, row in rows.items()
         }
         if len(choices[layer]) < len(rows):
             msg = f"two tasks of the policy's layer {layer!r} are given one name; give each its own"
