@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxmtl.ir import Namer, Role, new_initializer, set_role, stamp
+from onnxmtl.ir import Namer, Role, new_initializer, set_role, shape_text, stamp
 from onnxmtl.ir.provenance import HEAD_KEY
 from onnxmtl.runs import derive_seed
 
@@ -213,7 +213,7 @@ def static_channels(value: ir.Value) -> int:
         ValueError: It is not known.
     """
     if value.shape is None or len(value.shape) < 2 or not isinstance(value.shape[1], int):
-        msg = f"the channels of {value.name!r} are not known: its shape is {value.shape}"
+        msg = f"the channels of {value.name!r} are not known: its shape is {shape_text(value.shape)}"
         raise ValueError(msg)
     return value.shape[1]
 
@@ -234,17 +234,17 @@ def infer_outputs(node: ir.Node, opsets: Mapping[str, int]) -> None:
     Raises:
         ValueError: onnx has no such operator, or refuses the inputs.
     """
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     for value in node.inputs:
         if value is None:
             continue
-        info = ir.to_proto(value)
+        info = ir.serde.serialize_value(value)
         types[str(value.name)] = info.type
         const = value.const_value
         if const is not None and const.size <= _SMALL:
-            data[str(value.name)] = ir.to_proto(const)
+            data[str(value.name)] = ir.serde.serialize_tensor(const)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 0), node.domain)

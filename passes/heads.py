@@ -16,7 +16,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxmtl.analysis.features import KEY, KIND_KEY, read_features
-from onnxmtl.ir import Namer
+from onnxmtl.ir import Namer, shape_text
 from onnxmtl.ir.passes import InPlacePass, PassResult, Refused, RemoveUnusedNodesPass
 from onnxmtl.kinds import Task, TaskSet, close_match
 from onnxmtl.passes._blocks import aspp, light, pooled
@@ -116,11 +116,12 @@ def _check_backbone(model: ir.Model) -> None:
             raise Refused(msg)
         shape = value.shape
         if shape is None or len(shape) not in (2, 4) or not isinstance(shape[1], int) or value.dtype is None:
-            msg = f"the feature {feature.name!r} has no usable shape ({shape}): [N, channels, H, W] is needed"
+            found = shape_text(shape)
+            msg = f"the feature {feature.name!r} has no usable shape ({found}): [N, channels, H, W] is needed"
             raise Refused(msg)
     image = model.graph.inputs[0]
     if image.shape is None or len(image.shape) != 4:
-        msg = f"the input {image.name!r} is no image: its shape is {image.shape}, [N, C, H, W] is needed"
+        msg = f"the input {image.name!r} is no image: its shape is {shape_text(image.shape)}, [N, C, H, W] is needed"
         raise Refused(msg)
 
 
@@ -188,7 +189,8 @@ def _check_shape(raw: ir.Value, task: Task) -> None:
     rank, layout = (4, "[N, C, H, W]") if task.dense else (2, "[N, C]")
     shape = raw.shape
     if shape is None or len(shape) != rank or shape[1] != task.channels:
-        msg = f"task {task.name!r}: the head {task.head} gives {shape}, {layout} with C = {task.channels} is needed"
+        found, wanted = shape_text(shape), f"{layout} with C = {task.channels}"
+        msg = f"task {task.name!r}: the head {task.head} gives {found}, {wanted} is needed"
         raise RefusedTask(msg)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxmtl.ir import to_bytes
+from onnxmtl.ir import EXTERNAL_DATA_BYTES, save, to_bytes, weight_bytes
 from onnxmtl.ir.passes import PassBase, PassError
 from onnxmtl.runtime import session
 
@@ -184,7 +186,7 @@ class DumpOnnx(BaseInstrument):
         """Write the model and the line."""
         self.directory.mkdir(parents=True, exist_ok=True)
         name = pass_name(pass_)
-        (self.directory / f"{self._count:02d}-{name}.onnx").write_bytes(to_bytes(model))
+        save(model, self.directory / f"{self._count:02d}-{name}.onnx")
         change = _Summary.of(model).difference(self._before) if modified else "unchanged"
         with (self.directory / "trace.txt").open("a", encoding="utf-8") as trace:
             trace.write(f"{self._count:02d} {name}: {change}\n")
@@ -216,8 +218,7 @@ class _Summary:
         for sign, names in (("+", self.names - old.names), ("-", old.names - self.names)):
             shown = sorted(names)
             if shown:
-                more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
-                parts.append(f"{sign} {', '.join(shown[:4])}{more}")
+                parts.append(f"{sign} {listed(shown)}")
         if self.outputs != old.outputs:
             parts.append(f"outputs {', '.join(old.outputs)} -> {', '.join(self.outputs)}")
         return "; ".join(parts)
@@ -260,23 +261,43 @@ class NumericGuard(BaseInstrument):
                 raise PassError(msg)
 
     def _run(self, model: ir.Model) -> dict[str, np.ndarray[Any, Any]]:
-        # ONNX Runtime's own rewrites are off: it is the pass that is being judged.
-        runner = session(to_bytes(model), optimize=False)
+        with contextlib.ExitStack() as stack:
+            source: Path | bytes
+            if weight_bytes(model) > EXTERNAL_DATA_BYTES:  # too large for one message: by way of a file
+                source = save(model, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx")
+            else:
+                source = to_bytes(model)
+            # ONNX Runtime's own rewrites are off: it is the pass that is being judged.
+            runner = session(source, optimize=False)
         wanted = {entry.name for entry in runner.get_inputs()}
         names = [entry.name for entry in runner.get_outputs()]
         return dict(zip(names, runner.run(names, {k: v for k, v in self.inputs.items() if k in wanted}), strict=True))
 
 
-def relative_error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
-    """max|Δ| / max|expected|; inf where the shapes differ or a number is not finite in one of them only."""
+def relative_error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], scale: float | None = None) -> float:
+    """max|Δ| / max|expected| for floating point; for anything else the share of elements that differ.
+
+    Args:
+        actual: What was computed.
+        expected: What it should be. Numbers that are not finite have to be the same ones in both.
+        scale: Replaces max|expected|.
+
+    Returns:
+        inf where the shapes differ, or the numbers that are not finite.
+    """
     if actual.shape != expected.shape:
         return float("inf")
     if not actual.size:
         return 0.0
+    if not np.issubdtype(expected.dtype, np.inexact) and expected.dtype.kind != "V":  # V: bfloat16 and its like
+        return float(np.mean(actual != expected))
     a, e = actual.astype(np.float64), expected.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(e)):
-        return float("inf")
     finite = np.isfinite(e)
-    difference = float(np.max(np.abs(a - e), where=finite, initial=0.0))
-    scale = float(np.max(np.abs(e), where=finite, initial=0.0))
-    return difference / scale if scale > 0 else difference
+    if not np.array_equal(a[~finite], e[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
+        return float("inf")
+    difference = float(np.max(np.abs(a[finite] - e[finite]), initial=0.0))
+    largest = float(np.max(np.abs(e), where=finite, initial=0.0)) if scale is None else scale
+    return difference and difference / max(largest, _TINY)
+
+
+_TINY = float(np.finfo(np.float32).tiny)

@@ -13,6 +13,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxmtl.errors import OnnxMTLError
+from onnxmtl.ir import carry, clone, collection_paused
 from onnxmtl.ir.passes import IdentityEliminationPass, PassBase, PassError, PassResult
 from onnxmtl.passes.instruments import Instrument, pass_name
 from onnxmtl.passes.normalize.batch import DynamicBatch
@@ -24,17 +25,22 @@ from onnxmtl.passes.normalize.fold import FoldConstants
 from onnxmtl.passes.normalize.inline import InlineFunctions
 from onnxmtl.passes.normalize.input_size import SetInputSize, SetOpenSize
 from onnxmtl.passes.normalize.inputs import CleanInputs
+from onnxmtl.passes.normalize.layout import CancelTransposes, ChannelsFirst
 from onnxmtl.passes.normalize.names import NameNodes
+from onnxmtl.passes.normalize.noise import DropNoise
 from onnxmtl.passes.normalize.opset import ConvertOpset
-from onnxmtl.passes.normalize.precision import RequireFloat32
+from onnxmtl.passes.normalize.precision import ToFloat32
 from onnxmtl.passes.normalize.sequences import SplitSequences
 from onnxmtl.passes.normalize.shapes import InferShapes
+from onnxmtl.passes.normalize.strided import GatherToReshape
 from onnxmtl.passes.normalize.untie import UntieWeights
+from onnxmtl.passes.supermodel_guard import watched
 
 
 class Pipeline(PassBase):
     """Runs `passes` in order.
 
+    Foreign passes are watched: one that breaks a supermodel is refused (:mod:`onnxmtl.passes.supermodel_guard`).
     An :class:`~onnxmtl.errors.OnnxMTLError` of a pass reaches the caller as it is; any other exception is wrapped
     in a ``PassError`` that names the pass.
 
@@ -80,7 +86,9 @@ class Pipeline(PassBase):
         """Run all passes."""
         result = self._run(model, self.instruments)
         if result.model is model and not self.in_place:  # an instrument held back every pass that copies
-            return PassResult(model.clone(), result.modified)
+            copy = clone(model)
+            carry(model, copy)
+            return PassResult(copy, result.modified)
         return result
 
     def _run(self, model: ir.Model, instruments: tuple[Instrument, ...]) -> PassResult:
@@ -96,13 +104,15 @@ class Pipeline(PassBase):
                 result = self._apply(pass_, model)
                 for instrument in reversed(instruments):
                     instrument.after(pass_, result.model, result.modified)
+            carry(model, result.model)
             model = result.model
             modified = modified or result.modified
         return PassResult(model, modified)
 
     def _apply(self, pass_: PassBase, model: ir.Model) -> PassResult:
         try:
-            return pass_(model)
+            with collection_paused():
+                return watched(pass_, model)
         except OnnxMTLError:
             raise
         except Exception as e:
@@ -122,15 +132,19 @@ def import_pipeline(
     instruments: Sequence[Instrument] = (),
 ) -> Pipeline:
     """A user's backbone into canonical form; for the arguments see :func:`onnxmtl.passes.normalize.normalize`."""
-    passes: list[PassBase] = [NameNodes(), InlineFunctions(), NameNodes(), CleanInputs(), RequireFloat32()]
+    passes: list[PassBase] = [NameNodes(), InlineFunctions(), NameNodes(), CleanInputs()]
+    passes += [ToFloat32(double=False), ChannelsFirst()]
     if input_size is not None:
         passes.append(SetOpenSize(input_size))
     passes += [
         ConvertOpset(),
         NameNodes(),
         FoldConstants(),
-        RequireFloat32(),  # once more: weights that were nodes, or cast
+        GatherToReshape(),
+        ToFloat32(),
+        CancelTransposes(),
         SplitSequences(),
+        DropNoise(),
         CutAtFeatures(features),
         IdentityEliminationPass(),
         DynamicBatch(),

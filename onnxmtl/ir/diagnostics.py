@@ -7,6 +7,7 @@ import dataclasses
 import onnx_ir as ir
 
 KEY = "onnxmtl.diagnostics"
+MOST_PER_CODE = 500  # of one kind: nobody reads more, and a network may have ten thousand nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,21 @@ class Diagnostic:
 
 
 def report(model: ir.Model, diagnostic: Diagnostic) -> None:
-    """Attach a diagnostic to the model (in memory only; equal ones are kept once)."""
-    found: list[Diagnostic] = model.meta.setdefault(KEY, [])
-    if diagnostic not in found:
-        found.append(diagnostic)
+    """Attach a diagnostic to the model (in memory only; equal ones are kept once, a bounded number per code)."""
+    found: dict[str, dict[Diagnostic, int]] = model.meta.setdefault(KEY, {})
+    same = found.setdefault(diagnostic.code, {})
+    if len(same) < MOST_PER_CODE:
+        same.setdefault(diagnostic, sum(map(len, found.values())))
 
 
 def diagnostics(model: ir.Model) -> tuple[Diagnostic, ...]:
     """All diagnostics attached to the model, in order."""
-    return tuple(model.meta.get(KEY, ()))
+    ranked = [item for same in model.meta.get(KEY, {}).values() for item in same.items()]
+    return tuple(diagnostic for diagnostic, _ in sorted(ranked, key=lambda item: item[1]))
+
+
+def carry(source: ir.Model, target: ir.Model) -> None:
+    """Give `target`, a rewritten copy of `source`, its diagnostics too (``Model.clone`` drops them)."""
+    if source is not target:
+        for diagnostic in diagnostics(source):
+            report(target, diagnostic)

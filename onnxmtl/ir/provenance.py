@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from onnxmtl.ir.metadata import json_names
+
 SOURCE_KEY = "onnxmtl.source"  # JSON list of node names of the user's model
 PASS_KEY = "onnxmtl.pass"  # class name of the pass that created the node
 HEAD_KEY = "onnxmtl.head"  # on every node of a head: the task's name
@@ -17,8 +19,7 @@ HEAD_KEY = "onnxmtl.head"  # on every node of a head: the task's name
 
 def sources(node: ir.Node) -> tuple[str, ...]:
     """Names of the user's nodes this node stands for; empty for a node we invented."""
-    text = node.metadata_props.get(SOURCE_KEY)
-    return tuple(json.loads(text)) if text else ()
+    return json_names(node.metadata_props, SOURCE_KEY)
 
 
 def set_sources(node: ir.Node, names: Iterable[str]) -> None:

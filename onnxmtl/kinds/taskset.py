@@ -183,7 +183,7 @@ class TaskSet:
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"the task list is not JSON: {error}"
             raise TaskError(msg) from error
         entries = content.get("tasks") if isinstance(content, dict) else None

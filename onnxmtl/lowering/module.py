@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from onnxmtl.lowering.mixing import find_mixers, weighted_sum
 from onnxmtl.lowering.ops import Context, check_supported
 from onnxmtl.lowering.ops.reading import torch_tensor
 from onnxmtl.lowering.program import Plan, build_program, hard_plan, soft_plan
+from onnxmtl.lowering.sizes import baked_size, size_of
 
 Mixing = Literal["auto", "always", "never"]
 _PLANS_KEPT = 256
@@ -52,6 +54,7 @@ class LoweredModule(nn.Module):
             self.logits[choice.site, choice.task] = str(choice.logits.name)
             self.options[choice.site, choice.task] = choice.names
         self._program = build_program(model)
+        self._size = size_of(model.graph.inputs[0])
         self._mixers = {} if mixing == "never" else find_mixers(self._program)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         # Weights come last: they may be called anything, but not as what is set above.
@@ -106,7 +109,13 @@ class LoweredModule(nn.Module):
     def forward(
         self, images: torch.Tensor, tasks: Sequence[str] | None = None, draw: Draw | None = None
     ) -> dict[str, torch.Tensor]:
-        """Raw outputs of the asked tasks (default: all) for images [N, C, H, W]."""
+        """Raw outputs of the asked tasks (default: all) for images [N, C, H, W].
+
+        Height and width may differ from the exported ones where nothing in the graph depends on them.
+
+        Raises:
+            ModelError: They differ, and a node has the exported size in it; names the node.
+        """
         asked = self.tasks if tasks is None else tuple(tasks)
         soft: Mapping[SiteTask, torch.Tensor] = {}
         if not self.has_choices:
@@ -117,7 +126,18 @@ class LoweredModule(nn.Module):
             weights = None if draw is None else draw.weights
             soft = weights if weights is not None else self._from_logits()
             plan = self._soft(asked, int(images.shape[0]))
-        return self._run(plan, images, soft)
+        try:
+            return self._run(plan, images, soft)
+        except RuntimeError as error:
+            exported = self._size
+            if isinstance(error, torch.OutOfMemoryError) or exported in (None, tuple(images.shape[2:])):
+                raise
+            with torch.no_grad():
+                shapes: dict[int, torch.Size] = {}
+                with contextlib.suppress(RuntimeError):
+                    self._run(plan, images, soft, shapes)
+            assert exported is not None
+            raise baked_size(self._program, plan, images, exported, shapes) from error
 
     def _from_logits(self) -> dict[SiteTask, torch.Tensor]:
         return {key: torch.softmax(self.weight(name), -1) for key, name in self.logits.items()}
@@ -154,7 +174,14 @@ class LoweredModule(nn.Module):
             self._plans.move_to_end(key)
         return plan
 
-    def _run(self, plan: Plan, images: torch.Tensor, soft: Mapping[SiteTask, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _run(
+        self,
+        plan: Plan,
+        images: torch.Tensor,
+        soft: Mapping[SiteTask, torch.Tensor],
+        shapes: dict[int, torch.Size] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Walk the plan's steps. `shapes` is filled with what was computed, by number; for explaining a failure."""
         program = self._program
         values: list[Any] = [None] * (program.count + 1)  # the last place stands for an omitted input (-1)
         values[program.input] = images
@@ -177,6 +204,8 @@ class LoweredModule(nn.Module):
                     values[number] = tensor
             else:
                 values[op.outputs[0]] = result
+            if shapes is not None:
+                shapes.update((n, values[n].shape) for n in op.outputs if isinstance(values[n], torch.Tensor))
             for number in step.release:
                 values[number] = None
         return {task: values[number] for task, number in plan.outputs.items()}

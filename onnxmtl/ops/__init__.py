@@ -1,15 +1,36 @@
-"""What the project knows about operators without torch: weight slots, multiply-adds, linearity."""
+"""What the project knows about operators without torch: which it trains, weight slots, multiply-adds."""
 
+from onnxmtl.ops.operators import Operator, operator, operators
 from onnxmtl.ops.registry import OpSpec, Slot, multiply_adds, registered, spec
-from onnxmtl.ops.weights import is_linear_op, trainable_values, weight_slots
+from onnxmtl.ops.support import (
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    Refusal,
+    refusal_message,
+    refusals,
+    refusals_in,
+    supported,
+)
+from onnxmtl.ops.weights import is_linear_op, mark_constant, trainable_values, weight_slots
 
 __all__ = [
+    "NEWEST_OPSET",
+    "OLDEST_OPSET",
     "OpSpec",
+    "Operator",
+    "Refusal",
     "Slot",
     "is_linear_op",
+    "mark_constant",
     "multiply_adds",
+    "operator",
+    "operators",
+    "refusal_message",
+    "refusals",
+    "refusals_in",
     "registered",
     "spec",
+    "supported",
     "trainable_values",
     "weight_slots",
 ]

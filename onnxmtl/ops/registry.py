@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 
+from onnxmtl.errors import ModelError
 from onnxmtl.ops import counting
 
 
@@ -37,6 +38,7 @@ class OpSpec:
             Σ pᵢ f(x, Wᵢ) = f(x, Σ pᵢ Wᵢ).
         norm: Whether it is a normalization with its own scale and shift.
         multiply_adds: Counts the multiply-adds of a node at batch 1; None means it has none.
+        variadic: Whether every input is a slot like the one of `slots`.
     """
 
     op_type: str
@@ -45,6 +47,14 @@ class OpSpec:
     linear: bool = False
     norm: bool = False
     multiply_adds: Callable[[ir.Node], int] | None = None
+    variadic: bool = False
+
+    def slots_of(self, node: ir.Node) -> tuple[Slot, ...]:
+        """The slots a node has."""
+        if not self.variadic:
+            return self.slots
+        (slot,) = self.slots
+        return tuple(dataclasses.replace(slot, index=i) for i in range(len(node.inputs)))
 
 
 _WEIGHT_BIAS = (Slot(1, "weight"), Slot(2, "bias"))
@@ -63,13 +73,25 @@ def _table() -> Iterable[OpSpec]:
         multiply_adds=counting.gemm,
     )
     yield OpSpec("MatMul", slots=(Slot(0, "weight"), Slot(1, "weight")), linear=True, multiply_adds=counting.matmul)
+    # Trained, but no sites: mixing knows neither.
+    yield OpSpec("DeformConv", slots=(Slot(1, "weight"), Slot(3, "bias")), multiply_adds=counting.conv)
+    yield OpSpec("Einsum", slots=(Slot(0, "weight"), Slot(1, "weight")), multiply_adds=counting.einsum)
+    yield OpSpec("Attention", multiply_adds=counting.attention)
     yield OpSpec("BatchNormalization", slots=_SCALE_SHIFT + _STATISTICS, norm=True)
     for op_type in ("InstanceNormalization", "LayerNormalization", "GroupNormalization"):
         yield OpSpec(op_type, slots=_SCALE_SHIFT, norm=True)
+    yield OpSpec("RMSNormalization", slots=(Slot(1, "scale"),), norm=True)
     yield OpSpec("PRelu", slots=(Slot(1, "weight"),))
     # A bias or a layer scale that the exporter left as arithmetic; see weights.weight_slots for what is excluded.
     for op_type, name in (("Add", "shift"), ("Sub", "shift"), ("Mul", "scale"), ("Div", "scale")):
         yield OpSpec(op_type, slots=(Slot(0, name), Slot(1, name)))
+
+    # A table that is looked up (relative positions), and tokens that are repeated for, or joined to, every image.
+    for op_type in ("Gather", "GatherND"):
+        yield OpSpec(op_type, slots=(Slot(0, "table"),))
+    for op_type in ("Expand", "Tile"):
+        yield OpSpec(op_type, slots=(Slot(0, "token"),))
+    yield OpSpec("Concat", slots=(Slot(0, "token"),), variadic=True)
 
 
 _SPECS: dict[tuple[str, str], OpSpec] = {(entry.domain, entry.op_type): entry for entry in _table()}
@@ -78,6 +100,11 @@ _SPECS: dict[tuple[str, str], OpSpec] = {(entry.domain, entry.op_type): entry fo
 def spec(node: ir.Node) -> OpSpec | None:
     """The entry of the node's operator, or None if it has neither weights nor multiply-adds."""
     return _SPECS.get((node.domain, node.op_type))
+
+
+def spec_of(op_type: str, domain: str = "") -> OpSpec | None:
+    """The entry of an operator by name; None as in :func:`spec`."""
+    return _SPECS.get((domain, op_type))
 
 
 def registered() -> tuple[OpSpec, ...]:
@@ -89,7 +116,13 @@ def multiply_adds(node: ir.Node) -> int:
     """Multiply-adds of `node` for one image: 0 for all but convolutions and matrix products.
 
     Raises:
-        ModelError: A shape it needs is unknown.
+        ModelError: A shape it needs is unknown, or the operator cannot work on its inputs.
     """
     entry = spec(node)
-    return 0 if entry is None or entry.multiply_adds is None else entry.multiply_adds(node)
+    if entry is None or entry.multiply_adds is None:
+        return 0
+    try:
+        return entry.multiply_adds(node)
+    except (ValueError, IndexError, TypeError) as error:
+        msg = f"cannot count what {node.op_type} {node.name!r} costs: its inputs do not fit the operator"
+        raise ModelError(msg) from error

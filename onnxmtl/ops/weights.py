@@ -11,6 +11,9 @@ from onnxmtl.ops.registry import Slot, spec
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+_TOKENS = frozenset({"Expand", "Tile", "Concat"})
+_TOKEN_AXES = 3  # [1, 1, C]: a joined map [1, C, H, W] is padding or coordinates
+CONSTANT_KEY = "onnxmtl.constant"
 
 
 def weight_slots(node: ir.Node) -> list[tuple[Slot, ir.Value]]:
@@ -18,15 +21,18 @@ def weight_slots(node: ir.Node) -> list[tuple[Slot, ir.Value]]:
 
     In arithmetic (Add, Sub, Mul, Div) an initializer counts as a weight only if it has more than one element
     (0.5 in an activation is a constant) and the other operand is not the image itself (mean and scale of the
-    user's preprocessing are constants too).
+    user's preprocessing are constants too). What is repeated or joined counts if it is a token, [1, 1, C] or smaller.
+    An initializer that normalization has marked as a constant (an attention mask) is no weight anywhere.
     """
     entry = spec(node)
     if entry is None:
         return []
     found = []
-    for slot in entry.slots:
+    for slot in entry.slots_of(node):
         value = node.inputs[slot.index] if slot.index < len(node.inputs) else None
-        if value is not None and value.is_initializer() and _dtype(value) in _FLOATS:
+        if value is None or not value.is_initializer() or _dtype(value) not in _FLOATS:
+            continue
+        if CONSTANT_KEY not in value.metadata_props and (node.op_type not in _TOKENS or _is_token(value)):
             found.append((slot, value))
     if found and node.op_type in _ARITHMETIC and (_elements(found[0][1]) <= 1 or _on_image(node)):
         return []
@@ -63,6 +69,16 @@ def trainable_values(graph: ir.Graph) -> dict[ir.Value, Slot]:
     return {
         value: slot for value, slot in found.items() if value not in statistics and role_of(value) is not Role.STATISTIC
     }
+
+
+def mark_constant(value: ir.Value, what: str) -> None:
+    """Say that an initializer is no weight although it feeds a slot; `what` it is, is kept in its metadata."""
+    value.metadata_props[CONSTANT_KEY] = what
+
+
+def _is_token(value: ir.Value) -> bool:
+    shape = value.shape if value.const_value is None else value.const_value.shape
+    return _elements(value) > 1 and shape is not None and len(shape) <= _TOKEN_AXES
 
 
 def _dtype(value: ir.Value) -> ir.DataType | None:

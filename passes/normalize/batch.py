@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Diagnostic, Namer, new_initializer, report
+from onnxmtl.ir import Diagnostic, Namer, copy_initializer, counted, listed, new_initializer, report, stamp
 from onnxmtl.ir.passes import InPlacePass, PassResult
 from onnxmtl.passes.normalize.inputs import image_input
 from onnxmtl.passes.normalize.resize import resize_height_and_width
-from onnxmtl.passes.normalize.shapes import BATCH, batch_multiple, infer_node
+from onnxmtl.passes.normalize.shapes import BATCH, batch_axis, batch_multiple, infer_node
+
+# Where a constant meets the images element by element.
+_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
 
 
 class DynamicBatch(InPlacePass):
     """Opens the batch dimension.
 
-    Rewritten where the exported batch size is baked in: targets of Reshape, shapes of Expand, sizes of Resize. A zero
-    in a Reshape target copies the input's dimension, or is a real zero under ``allowzero=1``, and -1 may stand once.
+    Rewritten where the exported batch size is baked in: targets of Reshape, shapes of Expand, sizes of Resize, and
+    constants that are joined to the images (a class token) or repeated for each of them. A zero in a Reshape target
+    copies the input's dimension, or is a real zero under ``allowzero=1``, and -1 may stand once.
 
     Requires: constants are folded and shapes inferred.
-    Ensures: the image is ["N", C, H, W], and so is every output of the graph.
+    Ensures: the image is ["N", C, H, W], and dimension 0 of every output of the graph is "N".
 
     Raises:
         ModelError: The batch size is baked in where it cannot be rewritten; names the node.
@@ -45,12 +49,12 @@ class DynamicBatch(InPlacePass):
         for node in graph:
             if repair.visit(node):
                 repaired.append(str(node.name))
-            _forget(node)
-            changed |= infer_node(node, opsets)
-            _check_join(node)
+            changed |= _infer(node, opsets)
+            repair.follow(node)
         if repaired:
-            shown = ", ".join(repaired[:4]) + (f" and {len(repaired) - 4} more" if len(repaired) > 4 else "")
-            message = f"batch size {fixed} was baked into {len(repaired)} nodes ({shown}); they take any batch now"
+            size = fixed if isinstance(fixed, int) else 1
+            where = f"{counted(len(repaired), 'node')} ({listed(repaired)})"
+            message = f"batch size {size} was baked into {where}; any batch is taken now"
             report(model, Diagnostic("batch-opened", message))
         for value in graph.outputs:
             if value.shape is not None and value.shape[0] != ir.SymbolicDim(BATCH):
@@ -58,64 +62,98 @@ class DynamicBatch(InPlacePass):
         return PassResult(model, changed or bool(repaired))
 
 
-def has_batch(value: ir.Value) -> bool:
-    """Whether dimension 0 of the value is the batch, or a multiple of it (windows of images)."""
-    return value.shape is not None and len(value.shape) > 0 and batch_multiple(value.shape[0]) is not None
+def has_batch(value: ir.Value | None) -> bool:
+    """Whether one dimension of the value is the batch, or a multiple of it (windows of images)."""
+    return value is not None and batch_axis(value.shape) is not None
 
 
 class _Repair:
-    """Rewrites of one node each. `fixed` is the exported batch size; None if the export was dynamic already."""
+    """Rewrites of one node each. `fixed` is the exported batch size; None if the file says that any will do."""
 
     def __init__(self, graph: ir.Graph, fixed: int | None, namer: Namer) -> None:
         self.graph, self.fixed, self.namer = graph, fixed, namer
+        # In a dimension k·N, which part of k is more significant than N: 16 for [16, N] merged, 1 for [N, 16].
+        self._before: dict[ir.Value, int] = {}
 
     def visit(self, node: ir.Node) -> bool:
         """Repair `node` if it needs it; its inputs have their new shapes."""
-        if self.fixed is None or node.domain != "" or not node.inputs or node.inputs[0] is None:
+        if node.domain != "" or not any(has_batch(value) for value in node.inputs):
             return False
-        if not has_batch(node.inputs[0]):
+        if self.fixed is None:
+            return node.op_type == "Reshape" and self._reshape_of_one(node)
+        if node.op_type == "Concat":
+            return self._join(node)
+        if node.op_type in _ELEMENTWISE:
+            return self._repeated(node)
+        data = node.inputs[0]
+        if data is None or not has_batch(data):
             return False
         if node.op_type == "Reshape":
-            return self._reshape(node, node.inputs[0])
+            return self._reshape(node, data, self.fixed)
         if node.op_type == "Expand":
-            return self._expand(node)
+            return self._expand(node, data)
         if node.op_type == "Resize":
-            return self._resize(node, node.inputs[0])
+            return self._resize(node, data)
         return False
 
-    def _reshape(self, node: ir.Node, data: ir.Value) -> bool:
-        target = _constant(node.inputs[1])
-        if not target or not (dims := static_dims(data)):
+    def follow(self, node: ir.Node) -> None:
+        """What is known of the inputs' batch dimension holds for the outputs'."""
+        source = next((self._before[v] for v in node.inputs if v is not None and v in self._before), None)
+        if source is not None:
+            for value in node.outputs:
+                if has_batch(value):
+                    self._before.setdefault(value, source)
+
+    def _reshape_of_one(self, node: ir.Node) -> bool:
+        """The file says that any batch will do, and a target without -1 that only one image will."""
+        target, data = _constant(node.inputs[1]), node.inputs[0]
+        axis = None if data is None else batch_axis(data.shape)
+        if data is None or axis is None or not target or -1 in target:
             return False
-        multiple = batch_multiple(data.shape[0]) if data.shape is not None else None
-        item = math.prod(dims) * (multiple[0] if multiple is not None else 1)  # elements of one image's part
-        zero_copies = not node.attributes.get_int("allowzero", 0)
-        if target[0] == -1 or (target[0] == 0 and zero_copies):
-            return False  # follows the batch already
-        assert self.fixed is not None
-        rest = target[1:]
-        if zero_copies:
-            rest = [dims[i] if dim == 0 and i < len(dims) else dim for i, dim in enumerate(rest)]
-        if -1 in rest:
-            known = math.prod(dim for dim in rest if dim != -1) * target[0]
-            if known <= 0 or item * self.fixed % known:
+        copies = not node.attributes.get_int("allowzero", 0)
+        if copies and axis < len(target) and target[axis] == 0:
+            return False
+        return self._reshape(node, data, 1)
+
+    def _reshape(self, node: ir.Node, data: ir.Value, fixed: int) -> bool:
+        """The batch keeps its place in the order of the elements: that says which dimension of the target it is."""
+        target, axis = _constant(node.inputs[1]), batch_axis(data.shape)
+        if not target or axis is None or data.shape is None:
+            return False
+        multiple = batch_multiple(data.shape[axis])
+        assert multiple is not None
+        sizes = [dim if isinstance(dim, int) else multiple[0] * fixed for dim in data.shape]
+        copies = not node.attributes.get_int("allowzero", 0)
+        exported = [sizes[i] if dim == 0 and copies and i < len(sizes) else dim for i, dim in enumerate(target)]
+        if -1 in exported:
+            known = -math.prod(exported)
+            if known <= 0 or math.prod(sizes) % known:
                 return False
-            rest[rest.index(-1)] = item * self.fixed // known
-        # Rows of the result per image must be whole, or the batch is not the leading dimension of the result.
-        size = math.prod(rest)
-        if size <= 0 or item % size:
+            exported[exported.index(-1)] = math.prod(sizes) // known
+        if math.prod(exported) != math.prod(sizes):
             return False
+        before = self._before.get(data, 1)
+        outer = math.prod(sizes[:axis]) * before
+        inner = multiple[0] // before * math.prod(sizes[axis + 1 :])
+        place = _place(exported, outer, inner, fixed, merged=len(exported) < len(sizes))
+        if place is None:
+            return False
+        self._before[node.outputs[0]] = outer // math.prod(exported[:place])
+        if target[place] == -1 or (target[place] == 0 and copies and place == axis):
+            return False  # follows the batch already
+        exported[place] = -1
         node.attributes.pop("allowzero", None)
-        self._constant_input(node, 1, "shape", np.array([-1, *rest], np.int64))
+        self._constant_input(node, 1, "shape", exported)
         return True
 
-    def _expand(self, node: ir.Node) -> bool:
-        target, data = _constant(node.inputs[1]), node.inputs[0]
-        if target is None or data is None or data.shape is None or len(target) != len(data.shape):
+    def _expand(self, node: ir.Node, data: ir.Value) -> bool:
+        target, axis = _constant(node.inputs[1]), batch_axis(data.shape)
+        if target is None or axis is None or data.shape is None:
             return False
-        if target[0] != self.fixed or target[0] == 1:  # 1 broadcasts
+        axis += len(target) - len(data.shape)
+        if axis < 0 or target[axis] == 1:  # 1 broadcasts
             return False
-        self._constant_input(node, 1, "shape", np.array([1, *target[1:]], np.int64))
+        self._constant_input(node, 1, "shape", [1 if i == axis else dim for i, dim in enumerate(target)])
         return True
 
     def _resize(self, node: ir.Node, data: ir.Value) -> bool:
@@ -124,11 +162,124 @@ class _Repair:
             return False
         return resize_height_and_width(node, sizes, self.graph, self.namer)
 
-    def _constant_input(
-        self, node: ir.Node, index: int, what: str, array: np.ndarray[tuple[int], np.dtype[np.int64]]
-    ) -> None:
-        value = new_initializer(self.graph, self.namer.unique(f"{node.name}.{what}"), array)
+    def _join(self, node: ir.Node) -> bool:
+        """A value that is the same for all images (a class token) is joined to the images: expand it to the batch."""
+        images = next(value for value in node.inputs if has_batch(value))
+        assert images is not None and images.shape is not None
+        axis = batch_axis(images.shape)
+        if axis is None or node.attributes["axis"].as_int() % len(images.shape) == axis:
+            return False
+        changed = False
+        for index, value in enumerate(node.inputs):
+            if value is None or value.shape is None or has_batch(value):
+                continue
+            single = self._single(value, axis, len(images.shape), node)
+            if single is None or single.shape is None:
+                msg = (
+                    f"the batch size is baked into {value.name!r}, which node {node.name!r} (Concat) joins with the "
+                    "images; export the model with a dynamic batch"
+                )
+                raise ModelError(msg)
+            node.replace_input_with(index, self._expanded(single, images, axis, node))
+            changed = True
+        return changed
+
+    def _repeated(self, node: ir.Node) -> bool:
+        """A constant repeated for each of the exported images broadcasts when it is there once."""
+        images = next(value for value in node.inputs if has_batch(value))
+        assert images is not None and images.shape is not None
+        axis = batch_axis(images.shape)
+        changed = False
+        for index, value in enumerate(node.inputs):
+            if axis is None or value is None or value.shape is None or has_batch(value):
+                continue
+            place = axis + len(value.shape) - len(images.shape)
+            if place < 0 or value.shape[place] == 1:
+                continue
+            single = self._single(value, place, len(value.shape), node)
+            if single is not None:
+                node.replace_input_with(index, single)
+                changed = True
+        return changed
+
+    def _single(self, value: ir.Value, axis: int, rank: int, node: ir.Node) -> ir.Value | None:
+        """The value with one element along `axis`; None if its elements there are not all the same."""
+        if value.shape is None or len(value.shape) != rank:
+            return None
+        if value.shape[axis] == 1:
+            return value
+        producer = value.producer()
+        if producer is not None and producer.op_type in ("Expand", "Tile") and producer.domain == "":
+            source = producer.inputs[0]
+            if source is None or source.shape is None or len(source.shape) != rank or source.shape[axis] != 1:
+                return None
+            pairs = enumerate(zip(source.shape, value.shape, strict=True))
+            return source if all(a == b for i, (a, b) in pairs if i != axis) else None
+        if value.const_value is None or value.is_graph_input():
+            return None
+        array = value.const_value.numpy()
+        first = array.take([0], axis)
+        if not np.array_equal(np.broadcast_to(first, array.shape), array):
+            return None
+        single = copy_initializer(self.graph, value, self.namer.unique(f"{node.name}.once"), ir.tensor(first))
+        single.shape = ir.Shape(first.shape)
+        return single
+
+    def _expanded(self, value: ir.Value, images: ir.Value, axis: int, node: ir.Node) -> ir.Value:
+        """Nodes that repeat `value` [.., 1, ..] as often as there are images."""
+        assert value.shape is not None
+        dims = list(value.shape)
+        count = self._node("Shape", [images], f"{node.name}.batch", ir.DataType.INT64, node, start=axis, end=axis + 1)
+        parts = []
+        for name, part in (("front", dims[:axis]), ("back", dims[axis + 1 :])):
+            if part:
+                array = np.array([dim for dim in part if isinstance(dim, int)], np.int64)
+                parts.append(new_initializer(self.graph, self.namer.unique(f"{node.name}.{name}"), array))
+            if name == "front":
+                parts.append(count)
+        shape = self._node("Concat", parts, f"{node.name}.shape", ir.DataType.INT64, node, axis=0)
+        return self._node("Expand", [value, shape], f"{node.name}.expanded", value.dtype, node)
+
+    def _node(
+        self, op_type: str, inputs: Sequence[ir.Value], name: str, dtype: ir.DataType | None, node: ir.Node, **ints: int
+    ) -> ir.Value:
+        out = ir.Value(name=self.namer.unique(name), type=None if dtype is None else ir.TensorType(dtype))
+        attributes = [ir.AttrInt64(key, number) for key, number in ints.items()]
+        new = ir.Node("", op_type, inputs, attributes, outputs=[out], name=self.namer.unique(f"{name}.node"))
+        self.graph.insert_before(node, stamp(new, DynamicBatch.__name__, node))
+        infer_node(new, dict(self.graph.opset_imports))
+        return out
+
+    def _constant_input(self, node: ir.Node, index: int, what: str, dims: Sequence[int]) -> None:
+        value = new_initializer(self.graph, self.namer.unique(f"{node.name}.{what}"), np.array(dims, np.int64))
         node.replace_input_with(index, value)
+
+
+def _place(dims: Sequence[int], outer: int, inner: int, fixed: int, *, merged: bool) -> int | None:
+    """The dimension of a Reshape's target that holds the batch.
+
+    Args:
+        dims: The target, with the exported batch size in it.
+        outer: Elements more significant than the batch in the order of the elements.
+        inner: Elements less significant than it.
+        fixed: The exported batch size.
+        merged: Whether the Reshape reduces the number of dimensions.
+
+    With a batch of 1 several may do. Best is a dimension that is the batch and nothing else; then, where dimensions
+    are merged, the one after which everything stays as it was ([L, N, C] is [L*N, C]), else the one that begins with
+    the batch ([L, N, heads*d] is [L, N*heads, d]).
+    """
+    found = []
+    size = 1
+    for i, dim in enumerate(dims):
+        lead = outer // size if size and outer % size == 0 else 0
+        if lead and dim % (lead * fixed) == 0:
+            alone, begins = lead == 1 and dim == fixed, lead == 1
+            kept = math.prod(dims[i + 1 :]) == inner
+            rank = (alone, kept, begins) if merged else (alone, begins, kept)
+            found.append((rank, -i))
+        size *= dim
+    return -max(found)[1] if found else None
 
 
 def _constant(value: ir.Value | None) -> list[int] | None:
@@ -137,32 +288,32 @@ def _constant(value: ir.Value | None) -> list[int] | None:
     return [int(dim) for dim in value.const_value.numpy().reshape(-1)]
 
 
-def static_dims(value: ir.Value) -> list[int]:
-    """The dimensions behind the batch; empty if one of them is unknown, or there are none."""
-    dims = [] if value.shape is None else list(value.shape)[1:]
-    known = [dim for dim in dims if isinstance(dim, int)]
-    return known if len(known) == len(dims) else []
-
-
-def _forget(node: ir.Node) -> None:
-    """Drop the batch size annotated on the outputs, so that inference decides it."""
+def _infer(node: ir.Node, opsets: Mapping[str, int]) -> bool:
+    """Infer the outputs anew where the batch reaches the node: annotations hold the exported batch size."""
+    if not any(has_batch(value) for value in node.inputs):
+        return infer_node(node, opsets)
+    old = [value.shape for value in node.outputs]
     for value in node.outputs:
-        if value.shape is not None and len(value.shape) and isinstance(value.shape[0], int):
-            value.shape = ir.Shape([None, *list(value.shape)[1:]])
+        value.shape = None
+    infer_node(node, opsets)
+    for value, shape in zip(node.outputs, old, strict=True):
+        if value.shape is None and shape is not None:  # nothing to infer by: all but dimension 0 is believed
+            value.shape = ir.Shape([None, *list(shape)[1:]]) if len(shape) else shape
+        elif value.shape is not None and shape is not None and len(shape) == len(value.shape):
+            _believe(value, shape)
+    return [value.shape for value in node.outputs] != old
 
 
-def _check_join(node: ir.Node) -> None:
-    """A Concat of batched and unbatched values works for the exported batch size only."""
-    if node.op_type != "Concat" or node.attributes.get_int("axis", 0) == 0:
-        return
-    inputs = [value for value in node.inputs if value is not None]
-    fixed = [value for value in inputs if value.shape is not None and isinstance(value.shape[0], int)]
-    if fixed and any(has_batch(value) for value in inputs):
-        msg = (
-            f"the batch size is baked into {fixed[0].name!r}, which node {node.name!r} (Concat) joins with the images; "
-            "export the model with a dynamic batch"
-        )
-        raise ModelError(msg)
+def _believe(value: ir.Value, annotated: ir.Shape) -> None:
+    """Fill what inference does not know from the annotation, if the batch is at another place for sure."""
+    assert value.shape is not None
+    dims = list(value.shape)
+    if any(not isinstance(dim, int) and batch_multiple(dim) is not None for dim in dims):
+        known = [
+            new if isinstance(new, int) or new.value is not None else old
+            for new, old in zip(dims, annotated, strict=True)
+        ]
+        value.shape = ir.Shape(known)
 
 
 def _refuse(output: ir.Value) -> None:
@@ -170,7 +321,7 @@ def _refuse(output: ir.Value) -> None:
     node = output.producer()
     while node is not None:
         before = next((v for v in node.inputs if v is not None and not v.is_initializer() and v.producer()), None)
-        if before is None or has_batch(before) or any(has_batch(v) for v in node.inputs if v is not None):
+        if before is None or any(has_batch(v) for v in node.inputs):
             break
         node = before.producer()
     name = "" if node is None else f" by node {node.name!r} ({node.op_type})"

@@ -57,8 +57,13 @@ class InsertBatchNorm(InPlacePass):
         namer = Namer(model.graph)
         inserted: list[ir.Node] = []
         for node in list(model.graph):
-            if node.op_type == "Conv" and node.domain == "" and _needs_norm(node):
+            if node.op_type != "Conv" or node.domain != "":
+                continue
+            reason = _left_alone(node)
+            if reason is None:
                 inserted.append(self._insert(model.graph, node, namer))
+            elif reason:
+                report(model, Diagnostic("no-batchnorm-inserted", f"left as it is: {reason}", str(node.name)))
         if inserted:
             message = f"put BatchNorm behind {len(inserted)} convolutions; it starts as the identity"
             report(model, Diagnostic("batchnorm-inserted", message))
@@ -94,11 +99,16 @@ class InsertBatchNorm(InPlacePass):
         return norm
 
 
-def _needs_norm(node: ir.Node) -> bool:
-    if _bias(node) is None or any(_is_norm(user) for user in node.outputs[0].consumers()):
-        return False
+def _left_alone(node: ir.Node) -> str | None:
+    """Why a convolution gets no normalization: "" if it has one already, None if it gets one."""
+    if any(_is_norm(user) for user in node.outputs[0].consumers()):
+        return ""
+    if _bias(node) is None:
+        return "it has no bias that is a weight, so no normalization was folded into it"
     shape = node.outputs[0].shape
-    return shape is None or len(shape) != 4 or list(shape)[2:] != [1, 1]
+    if shape is not None and len(shape) == 4 and list(shape)[2:] == [1, 1]:
+        return "its map is 1x1, and a batch has too few numbers to normalize"
+    return None
 
 
 def _bias(node: ir.Node) -> ir.Value | None:

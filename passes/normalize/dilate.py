@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxmtl.analysis.features import describe, read_features, write_features
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Diagnostic, Namer, new_initializer, report, stamp
+from onnxmtl.ir import Diagnostic, Namer, listed, new_initializer, report, stamp
 from onnxmtl.ir.passes import InPlacePass, PassResult
 from onnxmtl.passes.normalize.inputs import image_input
 from onnxmtl.passes.normalize.shapes import infer_node, infer_shapes
@@ -67,10 +67,7 @@ class StridesToDilations(InPlacePass):
         infer_shapes(model, complete=True)
         if read_features(model):
             write_features(model)
-        removed = [node.name for node in plan.windows]
-        shown = ", ".join(str(name) for name in removed[:4]) + (
-            f" and {len(removed) - 4} more" if len(removed) > 4 else ""
-        )
+        shown = listed([str(node.name) for node in plan.windows])
         message = f"output stride is {self.output_stride} now: changed strides and dilations of {shown}"
         report(model, Diagnostic("strides-dilated", message))
         return PassResult(model, True)

@@ -34,7 +34,7 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], opsets: Mapping[str,
         value = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
         return [np.full(tuple(int(dim) for dim in inputs[0]), value.reshape(-1)[0], dtype=value.dtype)]
     graph = onnx.GraphProto(name="node")
-    graph.node.append(ir.to_proto(node))
+    graph.node.append(ir.serde.serialize_node(node))
     # Names are positional: the same value may be given twice, and outputs may be unnamed.
     del graph.node[0].input[:], graph.node[0].output[:]
     feeds: dict[str, Array] = {}

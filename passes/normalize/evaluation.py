@@ -6,15 +6,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Diagnostic, report
+from onnxmtl.ir import Diagnostic, counted, listed, report
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.passes.normalize.fold import REPEATED
 
 
 class EvaluationForm(InPlacePass):
     """Brings BatchNormalization and Dropout into evaluation mode; training switches them when it needs to.
 
-    Also drops an all-zero bias of a convolution right before a BatchNormalization: exporters write one for
-    ``bias=False``.
+    Also drops an all-zero bias of a convolution that exporters write for ``bias=False``: right before a
+    BatchNormalization, or computed by the graph (:data:`REPEATED`) and not stored in the file.
 
     Requires: constants are folded. Ensures: BatchNormalization has one output, Dropout no ``training_mode`` input.
     The numbers change for an export in training mode: that is the point.
@@ -36,8 +37,8 @@ class EvaluationForm(InPlacePass):
             elif node.op_type == "Conv" and _drop_zero_bias(model.graph, node):
                 zero += 1
         if switched:
-            shown = ", ".join(switched[:4]) + (f" and {len(switched) - 4} more" if len(switched) > 4 else "")
-            message = f"{len(switched)} nodes were exported in training mode ({shown}); they are in evaluation mode now"
+            where = f"{counted(len(switched), 'node')} ({listed(switched)})"
+            message = f"exported in training mode: {where}; now in evaluation mode"
             report(model, Diagnostic("training-mode", message))
         return PassResult(model, bool(switched or zero))
 
@@ -72,10 +73,11 @@ _SWITCHES = {"BatchNormalization": _evaluate_batchnorm, "Dropout": _evaluate_dro
 
 def _drop_zero_bias(graph: ir.Graph, node: ir.Node) -> bool:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    followers = list(node.outputs[0].uses())
-    if bias is None or bias.const_value is None or len(followers) != 1 or node.outputs[0].is_graph_output():
+    if bias is None or bias.const_value is None:
         return False
-    if followers[0].node.op_type != "BatchNormalization" or bool(np.any(bias.const_value.numpy())):
+    followers = [] if node.outputs[0].is_graph_output() else list(node.outputs[0].uses())
+    normalized = len(followers) == 1 and followers[0].node.op_type == "BatchNormalization"
+    if not (normalized or REPEATED in bias.meta) or bool(np.any(bias.const_value.numpy())):
         return False
     node.replace_input_with(2, None)
     node.resize_inputs(2)

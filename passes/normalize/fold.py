@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Diagnostic, Namer, is_choice, new_initializer, report
+from onnxmtl.ir import Diagnostic, Namer, is_choice, new_initializer, report, stamp
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.passes.normalize.branches import take_branch
 from onnxmtl.passes.normalize.evaluate import Array, can_evaluate, evaluate, result_elements
 from onnxmtl.passes.normalize.resize import resize_height_and_width
 from onnxmtl.passes.normalize.shapes import BATCH, batch_multiple, infer_node
@@ -18,6 +20,8 @@ from onnxmtl.passes.normalize.shapes import BATCH, batch_multiple, infer_node
 # k·N in both is k·N. Primes, so that no other number of a network is a multiple of them by accident.
 _PROBES = (7919, 7907)
 _SHAPE_ELEMENTS = 64
+REPEATED = "onnxmtl.repeated"  # in a value's meta: one number, repeated by the graph; nobody stored it as a weight
+_REPEATING = frozenset({"Expand", "Tile", "Gather", "GatherND"})
 
 
 class FoldConstants(InPlacePass):
@@ -26,7 +30,10 @@ class FoldConstants(InPlacePass):
     - Constant nodes, ConstantOfShape weights, arithmetic on constants: evaluated by onnx's reference implementation.
     - Identity of a weight: the weight itself (the tie stays visible to ``UntieWeights``).
     - Shape arithmetic: folded where image size and channels are known. With an open batch size N, a Reshape to
-      [N, 128] is given [-1, 128].
+      [N, 128] is given [-1, 128], and an Expand to [N, 1, 128] a Concat of a Shape and constants.
+    - If with a known condition: the branch.
+
+    A weight that is repeated (Expand, Tile) stays the weight: the repetition is computed.
 
     Requires: initializers are no inputs; producers before consumers.
     Ensures: types and shapes are inferred where inference succeeds; a failure is left for ``InferShapes`` to report.
@@ -58,10 +65,14 @@ class _Walk:
     opsets: dict[str, int]
     # Small integer values that depend on N: their values for both probes.
     probes: dict[ir.Value, tuple[Array, Array]] = dataclasses.field(default_factory=dict)
+    # k -> the last value whose shape was asked for that has a dimension k·N, and that dimension's axis.
+    origins: dict[int, tuple[ir.Value, int]] = dataclasses.field(default_factory=dict)
 
     def visit(self, node: ir.Node) -> bool:
         if is_choice(node):
             return infer_node(node, self.opsets)
+        if node.op_type == "If" and node.domain == "":
+            return self._branch(node)
         if self._alias(node):
             return True
         changed = _cast_like_to_cast(node) or self._rewrite_shape_input(node)
@@ -85,9 +96,18 @@ class _Walk:
         self.model.graph.remove(node, safe=True)
         return True
 
+    def _branch(self, node: ir.Node) -> bool:
+        """Behind the If its branch is visited next."""
+        condition = node.inputs[0]
+        if condition is None or condition.const_value is None or condition.is_graph_input():
+            return False
+        taken = bool(condition.const_value.numpy().reshape(-1)[0])
+        return take_branch(self.model.graph, node, taken, self.namer)
+
     def _is_foldable(self, node: ir.Node) -> bool:
         return (
             can_evaluate(node)
+            and not _repeats_weight(node)
             and all(v is None or (v.const_value is not None and not v.is_graph_input()) for v in node.inputs)
             and not any(value.is_graph_output() for value in node.outputs)
         )
@@ -101,6 +121,12 @@ class _Walk:
             known = sum(_bytes(value) for value in node.outputs)
             # A transposed memory-mapped weight is no larger than the weight: allowed at any size.
             if known > self.limit and known > size:
+                message = (
+                    f"{node.op_type} stays a node: its result has {known} bytes, more than the limit of {self.limit}"
+                )
+                report(
+                    self.model, Diagnostic("not-folded", message, str(node.name), "FoldConstants(limit=…) raises it")
+                )
                 return False
             arrays = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs]
             if result_elements(node, arrays) * 4 > max(self.limit, size):
@@ -121,6 +147,8 @@ class _Walk:
                     const_value=tensor,
                 )
                 weight.metadata_props.update(value.metadata_props)
+                if node.op_type == "Expand":
+                    weight.meta[REPEATED] = True
                 graph.register_initializer(weight)
                 value.replace_all_uses_with(weight)
         graph.remove(node, safe=True)
@@ -134,7 +162,8 @@ class _Walk:
         results: list[list[Array]] = []
         for k in range(2):
             if node.op_type in ("Shape", "Size"):
-                values = _shape_of(node, _PROBES[k])
+                values = shape_of(node, _PROBES[k])
+                self._remember(node.inputs[0])
             else:
                 arrays = [None if pair is None else pair[k] for pair in pairs]
                 if result_elements(node, arrays) > _SHAPE_ELEMENTS:
@@ -156,6 +185,12 @@ class _Walk:
                 weight = new_initializer(self.model.graph, self.namer.unique(f"{value.name}.static"), array)
                 value.replace_all_uses_with(weight)
         return True
+
+    def _remember(self, value: ir.Value | None) -> None:
+        for axis, dim in enumerate(() if value is None or value.shape is None else value.shape):
+            multiple = batch_multiple(dim)
+            if value is not None and multiple is not None and multiple[1] == BATCH:
+                self.origins[multiple[0]] = value, axis
 
     def _probe_inputs(self, node: ir.Node) -> list[tuple[Array, Array] | None] | None:
         """The inputs for both probes; None if this is no shape arithmetic."""
@@ -184,6 +219,8 @@ class _Walk:
             first, second = self.probes[node.inputs[3]]
             if np.array_equal(first[1:], second[1:]):
                 return resize_height_and_width(node, [int(size) for size in first], self.model.graph, self.namer)
+        if node.op_type in ("Expand", "ConstantOfShape") and node.domain == "" and node.inputs[-1] in self.probes:
+            return self._name_dimensions(node, self.probes[node.inputs[-1]])
         if node.op_type != "Reshape" or node.domain != "" or node.inputs[1] not in self.probes:
             return False
         pair = self.probes[node.inputs[1]]
@@ -194,6 +231,55 @@ class _Walk:
         node.replace_input_with(1, weight)
         node.attributes.pop("allowzero", None)
         return True
+
+    def _name_dimensions(self, node: ir.Node, pair: tuple[Array, Array]) -> bool:
+        """Make a shape that depends on N a Concat of constants and of dimensions that are read, as inference knows."""
+        graph = self.model.graph
+        parts: list[ir.Value] = []
+        constants: list[int] = []
+
+        def flush() -> None:
+            if constants:
+                name = self.namer.unique(f"{node.name}.dims")
+                parts.append(new_initializer(graph, name, np.array(constants, np.int64)))
+                constants.clear()
+
+        for a, b in zip(*(array.reshape(-1).tolist() for array in pair), strict=True):
+            if a == b:
+                constants.append(a)
+                continue
+            multiple, rest = divmod(a, _PROBES[0])
+            origin = self.origins.get(multiple)
+            if rest or multiple * _PROBES[1] != b or origin is None:
+                return False
+            flush()
+            value, axis = origin
+            parts.append(self._integers("Shape", [value], node, start=axis, end=axis + 1))
+        flush()
+        joined = parts[0] if len(parts) == 1 else self._integers("Concat", parts, node, axis=0)
+        node.replace_input_with(len(node.inputs) - 1, joined)
+        self.probes[joined] = pair
+        return True
+
+    def _integers(self, op_type: str, inputs: list[ir.Value], node: ir.Node, **ints: int) -> ir.Value:
+        """A new node before `node` that makes a vector of int64."""
+        name = self.namer.unique(f"{node.name}.{op_type.lower()}")
+        out = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64))
+        attributes = [ir.AttrInt64(key, number) for key, number in ints.items()]
+        new = ir.Node("", op_type, inputs, attributes, outputs=[out], name=self.namer.unique(f"{name}.node"))
+        self.model.graph.insert_before(node, stamp(new, FoldConstants.__name__, node))
+        infer_node(new, self.opsets)
+        return out
+
+
+def _repeats_weight(node: ir.Node) -> bool:
+    """Whether the node only repeats the elements of a tensor of floats, which may be a weight: a class token for every
+    image, a table of relative positions."""
+    data = node.inputs[0] if node.op_type in _REPEATING and node.domain == "" else None
+    if data is None or data.const_value is None or data.dtype is None or not data.dtype.is_floating_point():
+        return False
+    size, out = data.const_value.size, node.outputs[0].shape
+    return size > 1 and (out is None or math.prod(d if isinstance(d, int) else 0 for d in out) > size)
 
 
 def _cast_like_to_cast(node: ir.Node) -> bool:
@@ -245,7 +331,7 @@ def _dims(shape: ir.Shape, batch: int) -> list[int] | None:
     return dims
 
 
-def _shape_of(node: ir.Node, batch: int) -> list[Array] | None:
+def shape_of(node: ir.Node, batch: int) -> list[Array] | None:
     """The result of a Shape or Size node with N = batch."""
     value = node.inputs[0]
     if value is None or value.shape is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxmtl.ir import Diagnostic, is_supermodel, report
+from onnxmtl.errors import ModelError
+from onnxmtl.ir import Diagnostic, is_supermodel, listed, report
 from onnxmtl.ir.passes import InlinePass, InPlacePass, PassResult, Refused
 
 
@@ -31,8 +32,15 @@ class InlineFunctions(InPlacePass):
         if not model.functions:
             return PassResult(model, False)
         names = sorted(f"{domain}.{name}" if domain else name for domain, name, _ in model.functions)
-        result = InlinePass()(model)
+        try:
+            result = InlinePass()(model)
+        except Exception as error:  # bodies of any origin; what stands in the way is the model's
+            cause = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+            msg = (
+                f"the model-local functions {listed(names)} cannot be expanded ({cause[0]}); export the model "
+                "without functions, or inline them with the exporter's own tool"
+            )
+            raise ModelError(msg) from error
         model.functions.clear()
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        report(model, Diagnostic("functions-inlined", f"expanded the model-local functions {shown}"))
+        report(model, Diagnostic("functions-inlined", f"expanded the model-local functions {listed(names)}"))
         return PassResult(model, result.modified)

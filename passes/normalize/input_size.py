@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from typing import NoReturn
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmtl.analysis.features import read_features, write_features
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Diagnostic, Namer, new_initializer, report
+from onnxmtl.ir import Diagnostic, Namer, new_initializer, report, shape_text
 from onnxmtl.ir.passes import InPlacePass, PassResult
 from onnxmtl.passes.normalize.dilate import fit_reshape, forget_shapes
 from onnxmtl.passes.normalize.inputs import image_input
-from onnxmtl.passes.normalize.shapes import infer_node, infer_shapes
+from onnxmtl.passes.normalize.shapes import batch_axis, batch_multiple, infer_node, infer_shapes
 from onnxmtl.passes.normalize.spatial import constant_ints, trace
 
 
@@ -71,6 +73,8 @@ class SetInputSize(InPlacePass):
             return PassResult(model, False)
         plan = trace(graph, image)
         resized = {node: ratio for node in graph if (ratio := _resize_ratio(node)) is not None}
+        joined = _joined(graph)
+        rows = {node: _rows(node) for node in graph if node.op_type == "Reshape"}
         image.shape = ir.Shape([*list(image.shape)[:2], *self.size])
         namer, opsets = Namer(graph), dict(graph.opset_imports)
         try:
@@ -79,8 +83,12 @@ class SetInputSize(InPlacePass):
                     fit_reshape(graph, node, namer)
                 elif node in resized:
                     _fit_resize(graph, node, resized[node], namer)
+                if node in joined:
+                    _follow(graph, node, joined[node], namer)
                 forget_shapes(node)
                 infer_node(node, opsets)
+                if node in rows and rows[node] != _rows(node):
+                    _refuse_reshape(node, self.size)
             infer_shapes(model, complete=True)
         except ModelError as e:
             height, width = self.size
@@ -113,6 +121,74 @@ def _resize_ratio(node: ir.Node) -> list[float] | None:
         return None
     pairs = zip(before.shape, after.shape, strict=True)
     return [b / a if isinstance(a, int) and isinstance(b, int) else 1.0 for a, b in pairs]
+
+
+def _joined(graph: ir.Graph) -> dict[ir.Node, ir.Value]:
+    """Resize node -> a map of the same size, computed before, that its result is added to or concatenated with.
+
+    Who resizes to join (a pyramid's way down, DeepLab's image level) means that map's size, whatever the export says.
+    A Resize that stands before that map moves behind it.
+    """
+    found: dict[ir.Node, ir.Value] = {}
+    place = {node: i for i, node in enumerate(graph)}
+    for node in place:
+        size = _size(node.outputs[0])
+        if node.op_type != "Resize" or size is None or not node.outputs[0].uses():
+            continue
+        first = min(node.outputs[0].consumers(), key=lambda consumer: place[consumer])
+        if first.op_type not in ("Add", "Concat", "Sum", "Mul"):
+            continue
+        others = [value for value in first.inputs if value is not None and _size(value) == size]
+        makers = [(maker, value) for value in others if (maker := value.producer()) is not None]
+        other = next((value for maker, value in makers if maker.op_type != "Resize"), None)
+        if other is not None:
+            found[node] = other
+            graph.remove(node)
+            graph.insert_before(first, node)
+    return found
+
+
+def _size(value: ir.Value | None) -> tuple[int, int] | None:
+    dims = [] if value is None or value.shape is None else list(value.shape)
+    if len(dims) != 4 or not isinstance(dims[2], int) or not isinstance(dims[3], int):
+        return None
+    return dims[2], dims[3]
+
+
+def _follow(graph: ir.Graph, node: ir.Node, value: ir.Value, namer: Namer) -> None:
+    """Resize to the size of `value`, unless the node's own scales lead there anyway."""
+    infer_node(node, dict(graph.opset_imports))
+    size = _size(value)
+    if size is None or _size(node.outputs[0]) == size:
+        return
+    sizes = new_initializer(graph, namer.unique(f"{node.name}.sizes"), np.array(size, np.int64))
+    node.attributes["axes"] = ir.AttrInt64s("axes", [2, 3])
+    node.resize_inputs(4)
+    node.replace_input_with(2, None)
+    node.replace_input_with(3, sizes)
+
+
+def _rows(node: ir.Node) -> Fraction | None:
+    """Rows that a Reshape makes of one row: 1 where every image stays one, 16 where it becomes 16 windows."""
+    multiples = []
+    for value in (node.inputs[0], node.outputs[0]):
+        axis = None if value is None else batch_axis(value.shape)
+        multiple = None if axis is None or value is None or value.shape is None else batch_multiple(value.shape[axis])
+        if multiple is None:
+            return None
+        multiples.append(multiple[0])
+    return Fraction(multiples[1], multiples[0])
+
+
+def _refuse_reshape(node: ir.Node, size: tuple[int, int]) -> NoReturn:
+    """Images must not be taken apart into other images."""
+    data, target = node.inputs[0], constant_ints(node.inputs[1])
+    shape = None if data is None else data.shape
+    msg = (
+        f"it is part of node {node.name!r} (Reshape), which makes {target} of {shape_text(shape)}; export the model "
+        f"for {size[0]}x{size[1]} images"
+    )
+    raise ModelError(msg)
 
 
 def _fit_resize(graph: ir.Graph, node: ir.Node, ratio: list[float], namer: Namer) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Diagnostic, report
+from onnxmtl.ir import Diagnostic, report, value_text
 from onnxmtl.ir.passes import InPlacePass, PassResult
 from onnxmtl.passes.normalize.shapes import BATCH
 
+_CHANNELS = (1, 3, 4)  # of a picture: grey, RGB, RGBA
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -49,6 +50,26 @@ class CleanInputs(InPlacePass):
         return PassResult(model, changed)
 
 
+def channels_last(value: ir.Value) -> bool:
+    """Whether an input is an image [N, H, W, C]: its last size is that of a picture's channels and its second is not,
+    or all that reads it puts its channels first."""
+    if value.shape is None or len(value.shape) != 4 or value.dtype not in _FLOATS:
+        return False
+    users = [use.node for use in value.uses()]
+    if users and all(_puts_channels_first(node) for node in users):
+        return True
+    return value.shape[3] in _CHANNELS and value.shape[1] not in _CHANNELS and any(map(_reads_vectors, users))
+
+
+def _puts_channels_first(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" and list(node.attributes.get_ints("perm") or ()) == [0, 3, 1, 2]
+
+
+def _reads_vectors(node: ir.Node) -> bool:
+    """Whether the operator may stand before the Transpose of an image with its channels last; convolutions do not."""
+    return node.op_type not in ("Conv", "MaxPool", "AveragePool", "BatchNormalization", "Resize")
+
+
 def image_input(graph: ir.Graph) -> ir.Value:
     """The one image input, [N, C, H, W] of floats with known C, H and W.
 
@@ -57,16 +78,16 @@ def image_input(graph: ir.Graph) -> ir.Value:
     """
     inputs = [value for value in graph.inputs if not value.is_initializer()]
     images = [v for v in inputs if v.shape is not None and len(v.shape) == 4 and v.dtype in _FLOATS]
-    listed = ", ".join(f"{v.name}{[] if v.shape is None else list(v.shape)}" for v in inputs) or "none"
+    listed = ", ".join(map(value_text, inputs)) or "none"
     if len(images) != 1 or len(inputs) != 1:
         msg = f"the network must have one input, a float image [N, C, H, W]; its inputs are: {listed}"
         raise ModelError(msg)
     image = images[0]
     assert image.shape is not None
     if not isinstance(image.shape[1], int):
-        msg = f"the number of channels of the input {listed} is not fixed; export the model with a fixed one"
+        msg = f"the number of channels of the input ({listed}) is not fixed; export the model with a fixed one"
         raise ModelError(msg)
     if not all(isinstance(dim, int) and dim > 0 for dim in list(image.shape)[2:]):
-        msg = f"the image size of the input {listed} is not fixed; say which with --input-size HxW"
+        msg = f"the image size of the input ({listed}) is not fixed; say which with --input-size HxW"
         raise ModelError(msg)
     return image

@@ -9,6 +9,11 @@ import onnx_ir as ir
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import Diagnostic, name_nodes, report, set_sources, sources
 from onnxmtl.ir.passes import InPlacePass, PassResult, Refused
+from onnxmtl.passes.normalize.old_forms import (
+    resizes_without_coordinates,
+    restore_coordinates,
+    rewrite_old_forms,
+)
 
 CANONICAL_OPSET = 21
 _IR_VERSION = 10  # the first that allows opset 21
@@ -49,8 +54,11 @@ class ConvertOpset(InPlacePass):
             model.ir_version = max(model.ir_version, _IR_VERSION)
             return PassResult(model, False)
         old = model.graph
+        rewrite_old_forms(old, current)
+        resizes = resizes_without_coordinates(old, current)
         model.graph = _convert(model, self.opset)
         _restore(old, model.graph)
+        restore_coordinates(model.graph, resizes)
         model.ir_version = max(model.ir_version, _IR_VERSION)
         report(model, Diagnostic("opset-converted", f"converted from opset {current} to {self.opset}"))
         return PassResult(model, True)
@@ -60,18 +68,18 @@ def _convert(model: ir.Model, opset: int) -> ir.Graph:
     """The converted graph. Large weights are inputs without data in what the converter sees."""
     graph = onnx.GraphProto(name=model.graph.name or "graph")
     for node in model.graph:
-        graph.node.append(ir.to_proto(node))
+        graph.node.append(ir.serde.serialize_node(node))
     for value in model.graph.inputs:
-        graph.input.append(ir.to_proto(value))
+        graph.input.append(ir.serde.serialize_value(value))
     for value in model.graph.outputs:
-        graph.output.append(ir.to_proto(value))
+        graph.output.append(ir.serde.serialize_value(value))
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None:
             continue
         graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.dtype.value, list(tensor.shape.numpy())))
         if tensor.nbytes <= _SMALL_BYTES:
-            graph.initializer.append(ir.to_proto(tensor))
+            graph.initializer.append(ir.serde.serialize_tensor(tensor))
             graph.initializer[-1].name = name
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 3), graph=graph)
     for domain, version in model.graph.opset_imports.items():

@@ -1,40 +1,92 @@
-"""Images and weights are float32."""
+"""Networks of another precision become float32."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import numpy as np
 import onnx_ir as ir
 
-from onnxmtl.errors import ModelError
+from onnxmtl.ir import Diagnostic, counted, report
 from onnxmtl.ir.passes import InPlacePass, PassResult
-from onnxmtl.ops import weight_slots
 
-_OTHERS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
-_ADVICE = "training is in float32: export the model in float32 (in torch: model.float())"
+_HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_OTHERS = frozenset({*_HALF, ir.DataType.DOUBLE})
+_NAMES = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16", ir.DataType.DOUBLE: "float64"}
+# Attributes that hold the number of an element type.
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "softmax_precision", "output_dtype", "stash_type"})
 
 
-class RequireFloat32(InPlacePass):
-    """Refuses images and weights of any other precision; changes nothing.
+class ToFloat32(InPlacePass):
+    """Makes float16, bfloat16 and float64 inputs, weights, constants and casts float32; training is in float32.
 
-    Raises:
-        ModelError: An input, or a weight that is stored in the model, is float16, bfloat16 or float64.
+    A Cast that has nothing left to do is removed. The numbers change by what the other precision rounded.
+
+    Ensures: no value of the main graph is of another float type, but for results of operators that make one by
+    themselves (none of ours does).
+
+    Args:
+        double: Convert float64 too. Before constants are folded it may carry shape arithmetic, which must stay exact.
     """
 
-    preserves_numerics = True
+    def __init__(self, *, double: bool = True) -> None:
+        self.types = _OTHERS if double else _HALF
 
     def call(self, model: ir.Model) -> PassResult:
-        """Look at inputs and weights."""
-        for value in model.graph.inputs:
-            if value.dtype in _OTHERS:
-                msg = f"the input {value.name!r} is {_name(value)}, {_ADVICE}"
-                raise ModelError(msg)
-        found = {value: node for node in model.graph for _, value in weight_slots(node) if value.dtype in _OTHERS}
+        """Convert types, tensors and attributes; then drop the casts."""
+        graph = model.graph
+        weights = [value for value in graph.initializers.values() if value.dtype in self.types]
+        images = [value for value in graph.inputs if value.dtype in self.types]
+        found = {_NAMES[value.dtype] for value in (*weights, *images) if value.dtype in _NAMES}
+        for value in weights:
+            value.const_value = None if value.const_value is None else _float32(value.const_value, str(value.name))
+        changed = False
+        for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
+            if value.dtype in self.types:
+                value.type = ir.TensorType(ir.DataType.FLOAT)
+                changed = True
+        for node in graph:
+            changed |= _convert_attributes(node, self.types)
+        for node in graph:
+            if node.op_type == "Cast" and node.domain == "" and _drop_cast(graph, node):
+                changed = True
         if found:
-            value, node = next(iter(found.items()))
-            more = f" and {len(found) - 1} more weights are" if len(found) > 1 else " is"
-            msg = f"the weight {value.name!r} of node {node.name!r}{more} {_name(value)}, {_ADVICE}"
-            raise ModelError(msg)
-        return PassResult(model, False)
+            kinds = " and ".join(sorted(found))
+            message = (
+                f"{counted(len(weights), 'weight')} and {counted(len(images), 'input')} were {kinds}; training is in "
+                "float32, as they are now"
+            )
+            report(model, Diagnostic("precision-changed", message))
+        return PassResult(model, changed)
 
 
-def _name(value: ir.Value) -> str:
-    return {ir.DataType.DOUBLE: "float64"}.get(value.dtype, str(value.dtype).lower()) if value.dtype else "untyped"
+def _convert_attributes(node: ir.Node, types: Collection[ir.DataType]) -> bool:
+    changed = False
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype in types:
+            node.attributes[name] = ir.AttrTensor(name, _float32(attribute.as_tensor(), name))
+            changed = True
+        elif attribute.type is ir.AttributeType.INT and name in _TYPE_ATTRIBUTES and attribute.as_int() in types:
+            node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT.value)
+            changed = True
+    return changed
+
+
+def _drop_cast(graph: ir.Graph, node: ir.Node) -> bool:
+    """Remove a Cast of float32 to float32; the one that names an output becomes an Identity."""
+    source, result = node.inputs[0], node.outputs[0]
+    if source is None or source.dtype is not ir.DataType.FLOAT:
+        return False
+    if node.attributes["to"].as_int() != ir.DataType.FLOAT.value:
+        return False
+    if result.is_graph_output():
+        node.op_type = "Identity"
+        node.attributes.clear()
+        return True
+    result.replace_all_uses_with(source)
+    graph.remove(node, safe=True)
+    return True
+
+
+def _float32(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name or name)

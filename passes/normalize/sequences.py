@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Namer, new_initializer, set_sources, sources
+from onnxmtl.ir import Diagnostic, Namer, new_initializer, report, set_sources, sources
 from onnxmtl.ir.passes import InPlacePass, PassResult
 from onnxmtl.passes.normalize.fold import FoldConstants
 from onnxmtl.passes.normalize.shapes import infer_node
@@ -32,7 +32,24 @@ class SplitSequences(InPlacePass):
         while _walk(model.graph):
             FoldConstants()(model)
             modified = True
+        for node in model.graph:
+            if node.op_type == "SplitToSequence" and node.domain == "":
+                report(model, Diagnostic("sequence-kept", _why_kept(node), str(node.name), "export with optimize=True"))
         return PassResult(model, modified)
+
+
+def _why_kept(node: ir.Node) -> str:
+    """The first reason for which a sequence cannot become a Split."""
+    if _sizes(node) is None:
+        return "stays a sequence: the sizes of its pieces are not known"
+    if node.outputs[0].is_graph_output():
+        return f"stays a sequence: {node.outputs[0].name!r} is an output"
+    for user in node.outputs[0].consumers():
+        if user.op_type != "SequenceAt" or user.domain != "":
+            return f"stays a sequence: {user.op_type} {user.name!r} takes all of it"
+        if _position(user, len(_sizes(node) or ())) is None:
+            return f"stays a sequence: which piece {user.name!r} takes is not known"
+    return "stays a sequence: one piece is two outputs of the model, or nothing takes a piece"
 
 
 def _walk(graph: ir.Graph) -> bool:

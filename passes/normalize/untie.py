@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxmtl.ir import Diagnostic, Namer, Role, copy_initializer, report, set_role
+from onnxmtl.ir import Diagnostic, Namer, Role, copy_initializer, counted, listed, report, set_role
 from onnxmtl.ir.passes import InPlacePass, PassResult
-from onnxmtl.ops import spec, weight_slots
+from onnxmtl.ops import mark_constant, spec, weight_slots
 
 _STATISTICS = ("mean", "variance")
+_MASKED = -50.0  # what is added to a score that is not to count; Swin has -100
 
 
 class UntieWeights(InPlacePass):
@@ -30,6 +31,7 @@ class UntieWeights(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Untie, then set roles."""
         graph = model.graph
+        masks = _mark_masks(graph)
         namer = Namer(graph)
         untied: list[str] = []
         kept: list[str] = []
@@ -68,7 +70,7 @@ class UntieWeights(InPlacePass):
                 ),
             )
         _report_computed_weights(model)
-        changed = bool(untied)
+        changed = bool(untied) or masks
         for node in graph:
             for slot, value in weight_slots(node):
                 role = Role.STATISTIC if slot.name in _STATISTICS else Role.BACKBONE
@@ -76,6 +78,25 @@ class UntieWeights(InPlacePass):
                     set_role(value, role)
                     changed = True
         return PassResult(model, changed)
+
+
+def _mark_masks(graph: ir.Graph) -> bool:
+    """Constants of 0 and one very negative number that are added are attention masks, no weights."""
+    found = False
+    for node in graph:
+        if node.op_type != "Add" or node.domain != "":
+            continue
+        for _, value in weight_slots(node):
+            if value.const_value is not None and len(value.const_value.shape) > 1 and _is_mask(value.const_value):
+                mark_constant(value, "mask")
+                found = True
+    return found
+
+
+def _is_mask(tensor: ir.TensorProtocol) -> bool:
+    array = tensor.numpy()
+    lowest = array.min(initial=0)
+    return bool(lowest <= _MASKED) and bool(np.all((array == 0) | (array == lowest)))
 
 
 def _report_computed_weights(model: ir.Model) -> None:
@@ -121,5 +142,4 @@ def _name(value: ir.Value, use: tuple[ir.Node, int]) -> str:
 
 
 def _sentence(names: list[str], what: str) -> str:
-    shown = ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"{len(names)} weights ({shown}) {what}"
+    return f"{counted(len(names), 'weight')} ({listed(sorted(names))}) {what}"

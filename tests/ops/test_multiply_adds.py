@@ -108,7 +108,7 @@ def test_torch_counts_transposed_convolutions_and_products_the_same():
 def test_unknown_shapes_are_an_error():
     g = graph("(float[N,3,8,8] x) => (y) { y = Conv(x, w) }", infer=False, w=(2, 3, 1, 1))
     g[0].name = "the_conv"
-    with pytest.raises(ModelError, match=r"Conv 'the_conv': value 'y': its shape is unknown"):
+    with pytest.raises(ModelError, match=r"what Conv 'the_conv' costs: value 'y': its shape is unknown"):
         multiply_adds(g[0])
     g = graph("(float[N,3,H,W] x) => (y) { y = Conv(x, w) }", w=(2, 3, 1, 1))
     with pytest.raises(ModelError, match=r"value 'y': dimension 2 is \w+, not a number"):

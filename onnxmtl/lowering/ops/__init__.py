@@ -3,8 +3,10 @@
 from onnxmtl.lowering.ops import (  # noqa: F401  (importing a family registers its operators)
     activation,
     arithmetic,
+    attention,
     conversion,
     convolution,
+    deformable,
     dropout,
     linear,
     normalization,
@@ -12,6 +14,8 @@ from onnxmtl.lowering.ops import (  # noqa: F401  (importing a family registers 
     pooling,
     reduction,
     resize,
+    sampling,
+    scatter,
     selection,
     shape,
 )
@@ -22,7 +26,6 @@ from onnxmtl.lowering.ops.registry import (
     kernel_for,
     lowers,
     supported_operators,
-    unsupported,
 )
 
 __all__ = [
@@ -32,5 +35,4 @@ __all__ = [
     "kernel_for",
     "lowers",
     "supported_operators",
-    "unsupported",
 ]

@@ -88,6 +88,26 @@ def hard_sigmoid(node: ir.Node) -> Kernel:
     return lambda xs, ctx: (xs[0] * alpha + beta).clamp(0.0, 1.0)
 
 
+@lowers("ThresholdedRelu")
+def thresholded_relu(node: ir.Node) -> Kernel:
+    """x above alpha, 0 elsewhere."""
+    alpha = real(node, "alpha", 1.0)
+    return lambda xs, ctx: F.threshold(xs[0], alpha, 0.0)
+
+
+@lowers("Shrink")
+def shrink(node: ir.Node) -> Kernel:
+    """x + bias below −lambd, x − bias above lambd, 0 between."""
+    lambd, bias = real(node, "lambd", 0.5), real(node, "bias", 0.0)
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        x: torch.Tensor = xs[0]
+        shrunk = torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x)))
+        return shrunk.to(x.dtype)
+
+    return kernel
+
+
 @lowers("Swish")
 def swish(node: ir.Node) -> Kernel:
     """x · sigmoid(alpha · x)."""
@@ -132,3 +152,15 @@ def log_softmax(node: ir.Node) -> Kernel:
     """Logarithm of softmax along one axis."""
     axis = node.attributes.get_int("axis", -1)
     return lambda xs, ctx: torch.log_softmax(xs[0], axis)
+
+
+@lowers("Hardmax")
+def hardmax(node: ir.Node) -> Kernel:
+    """1 at the first largest element along an axis, 0 elsewhere; it has no gradient."""
+    axis = node.attributes.get_int("axis", -1)
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        x: torch.Tensor = xs[0]
+        return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1.0)
+
+    return kernel

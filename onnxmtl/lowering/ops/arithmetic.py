@@ -15,11 +15,20 @@ from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, lowers
 
 _UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Abs": torch.abs,
+    "Acos": torch.acos,
+    "Acosh": torch.acosh,
+    "Asin": torch.asin,
+    "Asinh": torch.asinh,
+    "Atan": torch.atan,
+    "Atanh": torch.atanh,
+    "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
+    "Cosh": torch.cosh,
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Floor": torch.floor,
+    "IsNaN": torch.isnan,
     "Log": torch.log,
     "Neg": torch.neg,
     "Not": torch.logical_not,
@@ -27,7 +36,9 @@ _UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Round": torch.round,
     "Sign": torch.sign,
     "Sin": torch.sin,
+    "Sinh": torch.sinh,
     "Sqrt": torch.sqrt,
+    "Tan": torch.tan,
 }
 
 
@@ -50,6 +61,9 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "And": torch.logical_and,
     "Or": torch.logical_or,
     "Xor": torch.logical_xor,
+    "BitwiseAnd": torch.bitwise_and,
+    "BitwiseOr": torch.bitwise_or,
+    "BitwiseXor": torch.bitwise_xor,
 }
 
 
@@ -65,6 +79,27 @@ def binary(node: ir.Node) -> Kernel:
     """Functions of two tensors."""
     function = _BINARY[node.op_type]
     return lambda xs, ctx: function(xs[0], xs[1])
+
+
+@lowers("Mod")
+def modulo(node: ir.Node) -> Kernel:
+    """The remainder: with the divisor's sign, or the dividend's under ``fmod``."""
+    function = torch.fmod if node.attributes.get_int("fmod", 0) else torch.remainder
+    return lambda xs, ctx: function(xs[0], xs[1])
+
+
+@lowers("IsInf")
+def is_inf(node: ir.Node) -> Kernel:
+    """Infinite elements, of one sign or both."""
+    negative = bool(node.attributes.get_int("detect_negative", 1))
+    positive = bool(node.attributes.get_int("detect_positive", 1))
+    if negative and positive:
+        return lambda xs, ctx: torch.isinf(xs[0])
+    if positive:
+        return lambda xs, ctx: torch.isposinf(xs[0])
+    if negative:
+        return lambda xs, ctx: torch.isneginf(xs[0])
+    return lambda xs, ctx: torch.zeros_like(xs[0], dtype=torch.bool)
 
 
 @lowers("Pow")

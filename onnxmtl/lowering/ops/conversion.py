@@ -1,12 +1,14 @@
-"""Cast, CastLike, Identity, Constant, ConstantOfShape, Shape: values that carry types, shapes and constants."""
+"""Cast, Identity, Constant, ConstantOfShape, Shape, Range, EyeLike: values that carry types, shapes and constants."""
 
 from __future__ import annotations
+
+import math
 
 import onnx_ir as ir
 import torch
 
-from onnxmtl.lowering.ops.reading import ints, torch_dtype, torch_tensor
-from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, UnsupportedError, lowers
+from onnxmtl.lowering.ops.reading import ints, number, torch_dtype, torch_tensor
+from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, lowers
 
 
 @lowers("Cast")
@@ -32,9 +34,7 @@ def identity(node: ir.Node) -> Kernel:
 def constant_node(node: ir.Node) -> Kernel:
     """The attribute's tensor, on the CPU (normalization turns Constants into initializers)."""
     tensor = ir.convenience.get_const_tensor(node.outputs[0])
-    if tensor is None:
-        msg = "a Constant without a value"
-        raise UnsupportedError(msg)
+    assert tensor is not None
     value = torch_tensor(tensor)
     return lambda xs, ctx: value
 
@@ -70,3 +70,40 @@ def shape(node: ir.Node) -> Kernel:
 def size(node: ir.Node) -> Kernel:
     """The number of elements, int64, on the input's device."""
     return lambda xs, ctx: torch.tensor(xs[0].numel(), dtype=torch.int64, device=xs[0].device)
+
+
+@lowers("Range")
+def range_(node: ir.Node) -> Kernel:
+    """start, start + delta, … below (above, for a negative delta) the limit."""
+    readers = [number(node, i) for i in range(3)]
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        like = next((x for x in xs if x is not None), None)
+        start, limit, delta = (float(v) if isinstance(v, torch.Tensor) else v for v in (read(xs) for read in readers))
+        assert start is not None and limit is not None and delta is not None
+        count = max(math.ceil((limit - start) / delta), 0)
+        dtype = _range_dtype(node) if like is None else like.dtype
+        steps = torch.arange(count, device=None if like is None else like.device)
+        return (start + steps.to(torch.float64) * delta).to(dtype)
+
+    return kernel
+
+
+def _range_dtype(node: ir.Node) -> torch.dtype:
+    value = node.inputs[0]
+    dtype = None if value is None else value.dtype
+    return torch.float32 if dtype is None else torch_dtype(dtype)
+
+
+@lowers("EyeLike")
+def eye_like(node: ir.Node) -> Kernel:
+    """Ones on the k-th diagonal of a matrix of the input's shape."""
+    shift = node.attributes.get_int("k", 0)
+    dtype = torch_dtype(ir.DataType(node.attributes["dtype"].as_int())) if "dtype" in node.attributes else None
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        x: torch.Tensor = xs[0]
+        rows, columns = (torch.arange(n, device=x.device) for n in x.shape)
+        return (columns - rows[:, None] == shift).to(dtype or x.dtype)
+
+    return kernel

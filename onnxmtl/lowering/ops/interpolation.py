@@ -21,11 +21,13 @@ class Axis:
         old: Size before.
         new: Size after.
         scale: The scale of the coordinates; not always new / old, for sizes are whole numbers.
+        region: Start and end of what is resized (``tf_crop_and_resize``), 0 and 1 being the outer elements' centres.
     """
 
     old: int
     new: int
     scale: float
+    region: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,13 @@ def coordinates(axis: Axis, mode: str, dtype: type[np.floating[Any]]) -> Floats:
     if mode == "align_corners":
         aligned: Floats = index * dtype(axis.old - 1) / dtype(max(axis.new - 1, 1))
         return aligned
+    if mode == "tf_crop_and_resize":
+        start, end = (dtype(place) * dtype(axis.old - 1) for place in axis.region)
+        if axis.new == 1:
+            middle: Floats = index * 0 + half * (start + end)
+            return middle
+        cropped: Floats = start + index * ((end - start) / dtype(axis.new - 1))
+        return cropped
     if mode == "pytorch_half_pixel" and axis.new == 1:
         return index * 0
     if mode == "half_pixel_symmetric":
@@ -87,6 +96,12 @@ def nearest_indices(axis: Axis, interpolation: Interpolation) -> np.ndarray[tupl
         "ceil": np.ceil(x),
     }[interpolation.nearest]
     return rounded.clip(0, axis.old - 1).astype(np.int64)
+
+
+def outside(axis: Axis) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which output elements of ``tf_crop_and_resize`` lie outside the image."""
+    x = coordinates(axis, "tf_crop_and_resize", np.float32)
+    return (x < 0) | (x > axis.old - 1)
 
 
 def matrix(axis: Axis, interpolation: Interpolation) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

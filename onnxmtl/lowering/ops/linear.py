@@ -47,6 +47,19 @@ def _full(node: ir.Node) -> bool:
     )
 
 
+@lowers("Einsum")
+def einsum(node: ir.Node) -> Kernel:
+    """Sums of products by index letters."""
+    equation = node.attributes["equation"].as_string()
+    return lambda xs, ctx: torch.einsum(equation, *xs)
+
+
+@lowers("Det")
+def determinant(node: ir.Node) -> Kernel:
+    """Determinants of square matrices."""
+    return lambda xs, ctx: torch.linalg.det(xs[0])
+
+
 @lowers("MatMul")
 def matmul(node: ir.Node) -> Kernel:
     """numpy's matmul."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from onnxmtl.lowering.ops.reading import has_output, real
-from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, Result, UnsupportedError, lowers
+from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, Result, lowers
 
 
 @lowers("BatchNormalization")
@@ -22,9 +22,6 @@ def batch_normalization(node: ir.Node) -> Kernel:
 
     A batch with one value per channel has no unbiased variance: the running variance is then left as it is.
     """
-    if has_output(node, 1):
-        msg = "running statistics as outputs"
-        raise UnsupportedError(msg)
     epsilon = real(node, "epsilon", 1e-5)
     momentum = 1.0 - real(node, "momentum", 0.9)
 
@@ -106,6 +103,37 @@ def layer_normalization(node: ir.Node) -> Kernel:
         axes = tuple(range(axis % x.dim(), x.dim()))
         variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
         return y, mean, torch.rsqrt(variance + epsilon)
+
+    return kernel
+
+
+@lowers("RMSNormalization")
+def rms_normalization(node: ir.Node) -> Kernel:
+    """x / √(mean(x²) + ε) · scale, the mean over the axes from ``axis`` on, in float32 at least."""
+    epsilon = real(node, "epsilon", 1e-5)
+    axis = node.attributes.get_int("axis", -1)
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        x, scale = xs
+        if scale.shape == x.shape[axis:] and x.dtype == scale.dtype:
+            return F.rms_norm(x, x.shape[axis:], scale, epsilon)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        axes = tuple(range(axis % x.dim(), x.dim()))
+        y = wide * torch.rsqrt(wide.square().mean(axes, keepdim=True) + epsilon)
+        return y.to(scale.dtype) * scale  # type: ignore[no-any-return]
+
+    return kernel
+
+
+@lowers("MeanVarianceNormalization")
+def mean_variance_normalization(node: ir.Node) -> Kernel:
+    """(x − mean) / deviation over the axes, with 1e-9 beside the deviation."""
+    axes = tuple(node.attributes.get_ints("axes", (0, 2, 3)))
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        x: torch.Tensor = xs[0]
+        variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+        return (x - mean) / (variance.sqrt() + 1e-9)
 
     return kernel
 

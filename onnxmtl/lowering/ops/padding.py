@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from onnxmtl.lowering.ops.reading import ints, number
-from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, UnsupportedError, lowers
+from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, lowers
 from onnxmtl.lowering.ops.spatial import torch_pad
 
 
@@ -41,9 +41,6 @@ _INSIDE: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 def pad(node: ir.Node) -> Kernel:
     """Elements added (or, by negative pads, removed) at both ends of the axes."""
     mode = node.attributes.get_string("mode", "constant")
-    if mode != "constant" and mode not in _INSIDE:
-        msg = f"mode {mode}"
-        raise UnsupportedError(msg)
     pads_of, value_of, axes_of = ints(node, 1), number(node, 2), ints(node, 3)
 
     def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
@@ -60,5 +57,23 @@ def pad(node: ir.Node) -> Kernel:
             index = torch.arange(-begin[axis], size + end[axis], device=x.device)
             x = x.index_select(axis, _INSIDE[mode](index, size))
         return x
+
+    return kernel
+
+
+@lowers("CenterCropPad")
+def center_crop_pad(node: ir.Node) -> Kernel:
+    """Axes cropped or zero-padded on both sides to the given sizes; an odd element goes to the end."""
+    shape_of = ints(node, 1)
+    given = tuple(node.attributes.get_ints("axes", ()))
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        x: torch.Tensor = xs[0]
+        begin, end = [0] * x.dim(), [0] * x.dim()
+        for axis, size in zip(given or range(x.dim()), shape_of(xs) or (), strict=True):
+            more = size - x.shape[axis]
+            half = abs(more) // 2 * (1 if more >= 0 else -1)
+            begin[axis], end[axis] = half, more - half
+        return F.pad(x, torch_pad(begin, end))
 
     return kernel

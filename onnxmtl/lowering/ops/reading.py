@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from onnxmtl.lowering.ops.registry import Inputs, UnsupportedError
+from onnxmtl.errors import ModelError
+from onnxmtl.lowering.ops.registry import Inputs
 
 IntsReader: TypeAlias = Callable[[Inputs], "tuple[int, ...] | None"]
 NumberReader: TypeAlias = Callable[[Inputs], "int | float | torch.Tensor | None"]
@@ -32,11 +33,15 @@ _TORCH_DTYPES = {
 
 
 def torch_dtype(dtype: ir.DataType) -> torch.dtype:
-    """The torch dtype of an ONNX one; UnsupportedError for strings, 4-bit and 8-bit floats."""
+    """The torch dtype of an ONNX one.
+
+    Raises:
+        ModelError: Strings, complex numbers, 4-bit and 8-bit floats.
+    """
     found = _TORCH_DTYPES.get(dtype)
     if found is None:
-        msg = f"element type {dtype.name}"
-        raise UnsupportedError(msg)
+        msg = f"a tensor of the model has element type {dtype.name}, which cannot be trained; export it in float32"
+        raise ModelError(msg)
     return found
 
 

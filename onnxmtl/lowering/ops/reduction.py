@@ -7,7 +7,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 import torch
 
-from onnxmtl.lowering.ops.reading import axes_reader
+from onnxmtl.lowering.ops.reading import axes_reader, ints
 from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, lowers
 
 Reduction = Callable[[torch.Tensor, tuple[int, ...], bool], torch.Tensor]
@@ -104,5 +104,29 @@ def arg_extreme(node: ir.Node) -> Kernel:
         if not last:
             return function(x, axis, keep)
         return x.shape[axis] - 1 - function(x.flip(axis), axis, keep)
+
+    return kernel
+
+
+@lowers("CumSum", "CumProd")
+def cumulate(node: ir.Node) -> Kernel:
+    """Running sums (products) along an axis: ``exclusive`` ones leave the element itself out, ``reverse`` ones run
+    backwards."""
+    function = torch.cumsum if node.op_type == "CumSum" else torch.cumprod
+    neutral = 0 if node.op_type == "CumSum" else 1
+    exclusive = bool(node.attributes.get_int("exclusive", 0))
+    reverse = bool(node.attributes.get_int("reverse", 0))
+    axis_of = ints(node, 1)
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        x: torch.Tensor = xs[0]
+        axis = (axis_of(xs) or (0,))[0]
+        if reverse:
+            x = x.flip(axis)
+        if exclusive:
+            first = torch.full_like(x.narrow(axis, 0, 1), neutral)
+            x = torch.cat((first, x.narrow(axis, 0, x.shape[axis] - 1)), axis)
+        y = function(x, axis, dtype=x.dtype)
+        return y.flip(axis) if reverse else y
 
     return kernel

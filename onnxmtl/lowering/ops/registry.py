@@ -10,10 +10,7 @@ import onnx_ir as ir
 import torch
 
 from onnxmtl.errors import ModelError
-from onnxmtl.ir.choice import is_choice
-
-# From this opset on the operators mean what the kernels compute (Softmax, Squeeze and Split changed at 13).
-LOWEST_OPSET = 13
+from onnxmtl.ops.support import refusal, refusal_message, refusals, supported
 
 
 @dataclasses.dataclass
@@ -35,18 +32,14 @@ Kernel: TypeAlias = Callable[[Inputs, Context], Result]
 Lowering: TypeAlias = Callable[[ir.Node], Kernel]
 
 
-class UnsupportedError(Exception):
-    """Raised by a lowering that does not cover this form of its operator. The text says what is not covered."""
-
-
 _LOWERINGS: dict[tuple[str, str], Lowering] = {}
 
 
 def lowers(*op_types: str, domain: str = "") -> Callable[[Lowering], Lowering]:
     """Register a function as the lowering of the operators `op_types`.
 
-    The function gets the node once, reads attributes and constant inputs, and returns the kernel that is
-    called at every execution. Weights arrive as inputs of the kernel.
+    The function gets the node once, which :func:`onnxmtl.ops.supported` has let pass, reads attributes and
+    constant inputs, and returns the kernel that is called at every execution. Weights arrive as inputs of the kernel.
 
     Raises:
         ValueError: One of the operators has a lowering already.
@@ -74,63 +67,19 @@ def kernel_for(node: ir.Node) -> Kernel:
     Raises:
         ModelError: The operator, or this form of it, has no lowering.
     """
-    kernel, problem = _build(node)
-    if kernel is None:
-        raise ModelError(_message([(node, problem)]))
-    return kernel
-
-
-def unsupported(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes that cannot be lowered, in graph order; Choices are no operators to lower."""
-    return [node for node, _ in _problems(graph)]
+    lowering = _LOWERINGS.get((node.domain, node.op_type))
+    # A lowering registered for another domain than ONNX's own knows by itself what it takes.
+    reason = None if lowering is not None and node.domain else supported(node)
+    if lowering is None or reason is not None:
+        raise ModelError(refusal_message([refusal(node, reason or "no such operator")]))
+    return lowering(node)
 
 
 def check_supported(graph: ir.Graph) -> None:
-    """Make sure every node can be lowered.
+    """Make sure every node can be lowered; Choices are no operators to lower.
 
     Raises:
-        ModelError: Lists all nodes that cannot, at once, by name, operator and opset.
+        ModelError: Names all that cannot, at once, with operator and opset, and says what to do.
     """
-    if problems := _problems(graph):
-        raise ModelError(_message(problems))
-
-
-def _problems(graph: ir.Graph) -> list[tuple[ir.Node, str]]:
-    return [
-        (node, problem) for node in graph if not is_choice(node) for kernel, problem in [_build(node)] if kernel is None
-    ]
-
-
-def _build(node: ir.Node) -> tuple[Kernel | None, str]:
-    """The kernel, or None and what is in its way."""
-    lowering = _LOWERINGS.get((node.domain, node.op_type))
-    if lowering is None:
-        return None, ""
-    opset = _opset(node)
-    if node.domain == "" and opset is not None and opset < LOWEST_OPSET:
-        return None, f"needs opset {LOWEST_OPSET} or newer"
-    try:
-        return lowering(node), ""
-    except UnsupportedError as e:
-        return None, str(e)
-
-
-def _opset(node: ir.Node) -> int | None:
-    if node.version is not None:
-        return node.version
-    owner = node.graph
-    return None if owner is None else owner.opset_imports.get(node.domain)
-
-
-def _message(problems: Sequence[tuple[ir.Node, str]]) -> str:
-    found = []
-    for node, problem in problems:
-        operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        opset = _opset(node)
-        details = "opset unknown" if opset is None else f"opset {opset}"
-        found.append(f"{operator} {node.name!r} ({details}{': ' + problem if problem else ''})")
-    noun = "1 node" if len(found) == 1 else f"{len(found)} nodes"
-    return (
-        f"{noun} cannot be trained: {', '.join(found)}; "
-        "cut the model before them with --features, or export it without these operators"
-    )
+    if found := refusals(graph, known={key for key in _LOWERINGS if key[0]}):
+        raise ModelError(refusal_message(found))

@@ -1,4 +1,4 @@
-"""Resize: nearest, linear and cubic, in every coordinate mode but tf_crop_and_resize.
+"""Resize: nearest, linear and cubic, in every coordinate mode.
 
 Resizing is separable. Per axis, nearest is a selection and the others are a small matrix; torch's own
 interpolation is used where it computes exactly the same.
@@ -15,12 +15,10 @@ import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
-from onnxmtl.lowering.ops.interpolation import Axis, Interpolation, matrix, nearest_indices
+from onnxmtl.lowering.ops.interpolation import Axis, Interpolation, matrix, nearest_indices, outside
 from onnxmtl.lowering.ops.reading import floats, ints, real
-from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, UnsupportedError, lowers
+from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, lowers
 
-_COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
-_MODES = ("nearest", "linear", "cubic")
 _TORCH_MODES = {"linear": "bilinear", "cubic": "bicubic"}
 _TORCH_CUBIC = -0.75
 
@@ -34,16 +32,22 @@ def resize(node: ir.Node) -> Kernel:
     scales_of, sizes_of = floats(node, 2), ints(node, 3)
     given_axes = tuple(node.attributes.get_ints("axes", ()))
     policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    crops = interpolation.coordinates == "tf_crop_and_resize"
+    region_of = floats(node, 1)
+    fill = real(node, "extrapolation_value", 0.0)
     plans: dict[tuple[object, ...], Resizer] = {}
 
     def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
         x: torch.Tensor = xs[0]
         scales, sizes = scales_of(xs), sizes_of(xs) or None
-        key = (x.shape, x.dtype, x.device, scales, sizes)
+        region = region_of(xs) if crops else None
+        key = (x.shape, x.dtype, x.device, scales, sizes, region)
         plan = plans.get(key)
         if plan is None:
-            axes = _axes(x, given_axes or tuple(range(x.dim())), scales, sizes, policy)
+            axes = _axes(x, given_axes or tuple(range(x.dim())), scales, sizes, policy, region)
             plan = plans[key] = _plan(x, axes, interpolation)
+            if crops:
+                plan = plans[key] = _filled(x, plan, axes, fill)
         return plan(x)
 
     return kernel
@@ -53,9 +57,6 @@ def _interpolation(node: ir.Node) -> Interpolation:
     attributes = node.attributes
     coordinates = attributes.get_string("coordinate_transformation_mode", "half_pixel")
     mode = attributes.get_string("mode", "nearest")
-    for value, known in ((coordinates, _COORDINATES), (mode, _MODES)):
-        if value not in known:
-            raise UnsupportedError(value)
     return Interpolation(
         mode=mode,
         coordinates=coordinates,
@@ -72,6 +73,7 @@ def _axes(
     scales: Sequence[float] | None,
     sizes: Sequence[int] | None,
     policy: str,
+    region: Sequence[float] | None = None,
 ) -> list[tuple[int, Axis]]:
     """The axes that change, with old size, new size and scale."""
     old = [x.shape[axis] for axis in axes]
@@ -86,6 +88,10 @@ def _axes(
             scale = min(scales) if policy == "not_larger" else max(scales)
             scales = [scale] * len(axes)
             new = [math.floor(n * scale + 0.5) for n in old]
+    if region is not None:
+        regions = [(region[i], region[i + len(axes)]) for i in range(len(axes))]
+        crops = zip(axes, old, new, scales, regions, strict=True)
+        return [(axis % x.dim(), Axis(a, b, s, r)) for axis, a, b, s, r in crops if a != b or r != (0.0, 1.0)]
     changed = zip(axes, old, new, scales, strict=True)
     return [(axis % x.dim(), Axis(a, b, s)) for axis, a, b, s in changed if a != b or s != 1.0]
 
@@ -112,6 +118,15 @@ def _plan(x: torch.Tensor, axes: Sequence[tuple[int, Axis]], interpolation: Inte
         return y.to(x.dtype)
 
     return apply
+
+
+def _filled(x: torch.Tensor, plan: Resizer, axes: Sequence[tuple[int, Axis]], fill: float) -> Resizer:
+    """The plan, and the fill where a crop reaches beyond the image."""
+    beyond = torch.zeros((), dtype=torch.bool, device=x.device)
+    for axis, step in axes:
+        shape = [-1 if i == axis else 1 for i in range(x.dim())]
+        beyond = beyond | torch.from_numpy(outside(step)).to(x.device).reshape(shape)
+    return lambda y: torch.where(beyond, fill, plan(y))
 
 
 def _nearest(x: torch.Tensor, axes: Sequence[tuple[int, Axis]], interpolation: Interpolation) -> Resizer:

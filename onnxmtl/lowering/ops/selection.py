@@ -1,4 +1,4 @@
-"""Operators that join tensors or take parts of them: Concat, Split, Slice, Gather."""
+"""Operators that join tensors or take parts of them: Concat, Split, Slice, Gather, TopK, Trilu, NonZero, OneHot."""
 
 from __future__ import annotations
 
@@ -101,5 +101,55 @@ def gather(node: ir.Node) -> Kernel:
         indices = torch.where(indices < 0, indices + x.shape[at], indices)
         y = x.index_select(at, indices.reshape(-1))
         return y.reshape(*x.shape[:at], *indices.shape, *x.shape[at + 1 :])
+
+    return kernel
+
+
+@lowers("TopK")
+def top_k(node: ir.Node) -> Kernel:
+    """The k largest (smallest) elements along an axis and their indices; equal ones by the smaller index."""
+    axis = node.attributes.get_int("axis", -1)
+    largest = bool(node.attributes.get_int("largest", 1))
+    count_of = ints(node, 1)
+
+    def kernel(xs: Inputs, ctx: Context) -> tuple[torch.Tensor, torch.Tensor]:
+        x: torch.Tensor = xs[0]
+        count = (count_of(xs) or (1,))[0]
+        order = torch.argsort(x, dim=axis, descending=largest, stable=True).narrow(axis, 0, count)
+        return torch.gather(x, axis, order), order
+
+    return kernel
+
+
+@lowers("Trilu")
+def triangle(node: ir.Node) -> Kernel:
+    """The upper (lower) triangle of matrices, zeros elsewhere."""
+    function = torch.triu if node.attributes.get_int("upper", 1) else torch.tril
+    diagonal_of = ints(node, 1)
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        return function(xs[0], (diagonal_of(xs) or (0,))[0])
+
+    return kernel
+
+
+@lowers("NonZero")
+def non_zero(node: ir.Node) -> Kernel:
+    """Places of the elements that are not zero, [axes, count]."""
+    return lambda xs, ctx: torch.nonzero(xs[0]).t()
+
+
+@lowers("OneHot")
+def one_hot(node: ir.Node) -> Kernel:
+    """values[1] at each index along a new axis of length depth, values[0] elsewhere (everywhere, if out of range)."""
+    axis = node.attributes.get_int("axis", -1)
+    depth_of = ints(node, 1)
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        indices, values = xs[0].to(torch.int64), xs[2]
+        depth = (depth_of(xs) or (0,))[0]
+        places = torch.arange(depth, device=indices.device)
+        hot = torch.where(indices < 0, indices + depth, indices).unsqueeze(-1) == places
+        return torch.where(hot, values[1], values[0]).movedim(-1, axis)
 
     return kernel

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from onnxmtl.lowering.ops.reading import axes_reader, ints
-from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, UnsupportedError, lowers
+from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, lowers
 
 
 @lowers("Reshape")
@@ -99,7 +99,7 @@ def tile(node: ir.Node) -> Kernel:
 def depth_to_space(node: ir.Node) -> Kernel:
     """Channels moved into blocks of the image: DCR (block first) or CRD (channel first, pixel shuffle)."""
     block = node.attributes["blocksize"].as_int()
-    column_first = _is_crd(node)
+    column_first = node.attributes.get_string("mode", "DCR") == "CRD"
 
     def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
         x: torch.Tensor = xs[0]
@@ -116,7 +116,7 @@ def depth_to_space(node: ir.Node) -> Kernel:
 def space_to_depth(node: ir.Node) -> Kernel:
     """Blocks of the image moved into channels: the inverse of DepthToSpace."""
     block = node.attributes["blocksize"].as_int()
-    column_first = _is_crd(node)
+    column_first = node.attributes.get_string("mode", "DCR") == "CRD"
 
     def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
         x: torch.Tensor = xs[0]
@@ -129,9 +129,31 @@ def space_to_depth(node: ir.Node) -> Kernel:
     return kernel
 
 
-def _is_crd(node: ir.Node) -> bool:
-    mode = node.attributes.get_string("mode", "DCR")
-    if mode not in ("DCR", "CRD"):
-        msg = f"mode {mode}"
-        raise UnsupportedError(msg)
-    return mode == "CRD"
+@lowers("Col2Im")
+def col2im(node: ir.Node) -> Kernel:
+    """Columns of blocks [N, C·∏block, L] added up where the blocks overlap: [N, C, *image]."""
+    image_of, block_of = ints(node, 1), ints(node, 2)
+
+    def kernel(xs: Inputs, ctx: Context) -> torch.Tensor:
+        x: torch.Tensor = xs[0]
+        image, block = image_of(xs) or (), block_of(xs) or ()
+        rank = len(image)
+        strides = tuple(node.attributes.get_ints("strides", (1,) * rank))
+        dilations = tuple(node.attributes.get_ints("dilations", (1,) * rank))
+        pads = tuple(node.attributes.get_ints("pads", (0,) * (2 * rank)))
+        padded = [size + pads[i] + pads[i + rank] for i, size in enumerate(image)]
+        # The place in the padded image of every (tap, block position).
+        place = torch.zeros((1,) * (2 * rank), dtype=torch.int64, device=x.device)
+        for i in range(rank):
+            count = (padded[i] - dilations[i] * (block[i] - 1) - 1) // strides[i] + 1
+            tap = torch.arange(block[i], device=x.device).reshape([-1 if j == i else 1 for j in range(2 * rank)])
+            at = torch.arange(count, device=x.device).reshape([-1 if j == rank + i else 1 for j in range(2 * rank)])
+            place = place * padded[i] + tap * dilations[i] + at * strides[i]
+        channels = x.shape[1] // math.prod(block)
+        y = x.new_zeros(x.shape[0], channels, math.prod(padded))
+        y = y.index_add(2, place.reshape(-1), x.reshape(x.shape[0], channels, -1))
+        y = y.reshape(x.shape[0], channels, *padded)
+        inside = tuple(slice(pads[i], pads[i] + image[i]) for i in range(rank))
+        return y[(slice(None), slice(None), *inside)]
+
+    return kernel

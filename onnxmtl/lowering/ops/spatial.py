@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxmtl.lowering.ops.registry import UnsupportedError
-
 Pads = tuple[tuple[int, ...], tuple[int, ...]]  # (at the beginning of each axis, at its end)
 
 
@@ -58,9 +56,6 @@ class Window:
 
 def window_of(node: ir.Node, rank: int) -> Window:
     """Read strides, dilations, auto_pad and pads of a node with `rank` spatial axes."""
-    if not 1 <= rank <= 3:
-        msg = f"{rank} spatial axes, 1 to 3 are covered"
-        raise UnsupportedError(msg)
     attributes = node.attributes
     ones = (1,) * rank
     zeros = (0,) * rank
@@ -92,7 +87,5 @@ def spatial_rank(node: ir.Node, weight: int | None = None) -> int:
     shape = None
     if value is not None:
         shape = value.shape if value.const_value is None else value.const_value.shape
-    if shape is None:
-        msg = "neither kernel_shape nor the shape of the weight is known"
-        raise UnsupportedError(msg)
+    assert shape is not None
     return len(shape) - 2

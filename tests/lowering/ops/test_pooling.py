@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from onnxmtl.lowering.ops import Context, kernel_for
 
 
 def ints(low, high, rank):
@@ -69,3 +73,24 @@ def test_ceil_mode_ignores_a_window_in_the_end_pad(one_node, op_type):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_global(one_node, op_type, rank):
     one_node(op_type, [image(0, rank, (4, 5, 3)[:rank])]).check()
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_global_lp_pool(one_node, order):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    one_node("GlobalLpPool", [x], {"p": order}).check()
+
+
+def test_lp_pool_of_zeros_has_gradients():
+    node = ir.node("LpPool", [ir.Value(name="x")], {"kernel_shape": [2, 2]})
+    x = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    kernel_for(node)([x], Context()).sum().backward()
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 0, 0, 1]])
+@pytest.mark.parametrize("storage_order", [0, 1])
+def test_places_of_the_largest(one_node, pads, storage_order):
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 5)).astype(np.float32)
+    attributes = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": pads, "storage_order": storage_order}
+    one_node("MaxPool", [x], attributes, outputs=2).check()

@@ -302,8 +302,8 @@ class TestDynamicBatch:
         assert codes(model) == ["batch-opened"]
 
     def test_a_batch_that_cannot_be_opened_is_refused_by_name(self):
-        net = Network((1, 4, 4, 4))
-        token = net.weight("token", net.normal(1, 4, 4, 4))
+        net = Network((2, 4, 4, 4))
+        token = net.weight("token", net.normal(2, 4, 4, 4))  # another one for each image
         model = net.model(net.add("Concat", [net.image, token], "join", axis=1))
         infer_shapes(model)
         with pytest.raises(ModelError, match=r"'token'.*'join'"):

@@ -1,4 +1,4 @@
-"""Networks of another precision than float32 are refused at once."""
+"""Networks of another precision than float32 become float32, and say so."""
 
 from __future__ import annotations
 
@@ -6,62 +6,82 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from helpers.networks import Network, small_network
+from helpers.networks import Network, run
 
-from onnxmtl.errors import ModelError
+from onnxmtl.ir import diagnostics
+from onnxmtl.passes.instruments import relative_error
 from onnxmtl.passes.normalize import normalize
+from onnxmtl.passes.normalize.precision import ToFloat32
 
 OTHERS = {
-    "float16": (ir.DataType.FLOAT16, np.float16),
-    "float64": (ir.DataType.DOUBLE, np.float64),
-    "bfloat16": (ir.DataType.BFLOAT16, ml_dtypes.bfloat16),
+    "float16": (ir.DataType.FLOAT16, np.float16, 1e-2),
+    "float64": (ir.DataType.DOUBLE, np.float64, 1e-6),
+    "bfloat16": (ir.DataType.BFLOAT16, ml_dtypes.bfloat16, 5e-2),
 }
 
 
-def refusal(model: ir.Model) -> str:
-    with pytest.raises(ModelError) as caught:
-        normalize(model)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def network(dtype, numpy_type, form: str) -> tuple[ir.Model, ir.Model]:
+    """The same network in the other precision, and in float32 with the numbers that it stores."""
+    models = []
+    for wide in (False, True):
+        net = Network()
+        kind = ir.DataType.FLOAT if wide else dtype
+        array = net.normal(4, 3, 3, 3).astype(numpy_type).astype(np.float32 if wide else numpy_type)
+        x = net.image
+        if form == "image":
+            x.type = ir.TensorType(kind)
+        else:
+            x = net.add("Cast", [x], "down", to=kind.value)
+        if form == "Constant":
+            weight = net.add("Constant", [], "w", value=ir.tensor(array))
+        elif form == "computed":
+            weight = net.add("Cast", [net.weight("w", array.astype(np.float32))], "w_cast", to=kind.value)
+        else:
+            weight = net.weight("w", array)
+        x = net.add("Conv", [x, weight], "conv", kernel_shape=[3, 3])
+        x = net.add("Relu", [x], "relu")
+        models.append(net.model(x if form == "image" else net.add("Cast", [x], "up", to=ir.DataType.FLOAT.value)))
+    return models[0], models[1]
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_image(name):
-    model = small_network()
-    model.graph.inputs[0].type = ir.TensorType(OTHERS[name][0])
-    assert refusal(model).startswith(f"the input 'image' is {name}, training is in float32: export the model in float")
+@pytest.mark.parametrize("form", ["image", "initializer", "Constant", "computed"])
+def test_all_floats_become_float32(name, form):
+    dtype, numpy_type, tolerance = OTHERS[name]
+    model, wide = (normalize(m) for m in network(dtype, numpy_type, form))
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *(v for n in model.graph for v in n.outputs)]
+    assert {value.dtype for value in values} == {ir.DataType.FLOAT}
+    assert [node.op_type for node in model.graph] == ["Conv", "Relu"]
+    image = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
+    assert relative_error(run(model, image)[0], run(wide, image)[0]) <= tolerance
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("form", ["initializer", "Constant", "computed"])
-def test_the_weights(name, form):
+def test_it_is_reported(name):
+    dtype, numpy_type, _ = OTHERS[name]
+    model = normalize(network(dtype, numpy_type, "image")[0])
+    (remark,) = [remark for remark in diagnostics(model) if remark.code == "precision-changed" and name in str(remark)]
+    assert "training is in float32" in remark.message
+
+
+def test_float32_is_left_alone():
+    model = network(*OTHERS["float16"][:2], "image")[1]
+    before = [value.const_value for value in model.graph.initializers.values()]
+    assert not ToFloat32()(model).modified
+    assert [value.const_value for value in model.graph.initializers.values()] == before
+    assert diagnostics(model) == ()
+
+
+def test_shape_arithmetic_in_float64_is_exact():
+    """0.1 + 0.2 is more than 0.3 in float64 and not in float32: the size of an image may hang on it."""
     net = Network()
-    dtype, numpy_type = OTHERS[name]
-    x = net.add("Cast", [net.image], "down", to=dtype.value)
-    array = net.normal(4, 3, 3, 3)
-    if form == "initializer":
-        weight = net.weight("w", array.astype(numpy_type))
-    elif form == "Constant":
-        weight = net.add("Constant", [], "w", value=ir.tensor(array.astype(numpy_type)))
-    else:
-        weight = net.add("Cast", [net.weight("w32", array)], "w", to=dtype.value)
-    x = net.add("Conv", [x, weight], "conv", kernel_shape=[3, 3])
-    message = refusal(net.model(net.add("Cast", [x], "up", to=ir.DataType.FLOAT.value)))
-    stored = "w" if form == "initializer" else "w_out"
-    assert message.startswith(f"the weight {stored!r} of node 'conv' is {name}, training is in float32: export")
-
-
-def test_many_weights_are_counted():
-    net = Network()
-    x = net.add("Cast", [net.image], to=ir.DataType.FLOAT16.value)
-    for i in range(3):
-        x = net.add("Conv", [x, net.weight(f"w{i}", net.normal(3, 3, 1, 1).astype(np.float16))], f"conv{i}")
-    message = refusal(net.model(net.add("Cast", [x], to=ir.DataType.FLOAT.value)))
-    assert message.startswith("the weight 'w0' of node 'conv0' and 2 more weights are float16")
-
-
-def test_weights_that_are_only_stored_in_half_precision_are_fine():
-    net = Network()
-    weight = net.add("Cast", [net.weight("w", net.normal(4, 3, 3, 3).astype(np.float16))], to=ir.DataType.FLOAT.value)
-    model = normalize(net.model(net.add("Conv", [net.image, weight], "conv", kernel_shape=[3, 3])))
-    assert [node.op_type for node in model.graph] == ["Conv"]
+    tenth, fifth = (net.weight(name, np.array(value, np.float64)) for name, value in (("a", 0.1), ("b", 0.2)))
+    total = net.add("Mul", [net.add("Add", [tenth, fifth]), net.weight("c", np.array(10 / 3, np.float64))])
+    size = net.add("Cast", [net.add("Ceil", [total])], to=ir.DataType.INT64.value)
+    shape = net.add(
+        "Concat",
+        [net.weight("d", np.array([1, 1, 1], np.int64)), net.add("Reshape", [size, net.weight("one", np.array([1]))])],
+        axis=0,
+    )
+    x = net.add("Tile", [net.conv(net.image, 3, 4), shape], "tile")
+    assert normalize(net.model(x)).graph.outputs[0].shape[3] == 32

@@ -10,7 +10,6 @@ import pytest
 from helpers.networks import run
 
 from onnxmtl.analysis.features import read_features
-from onnxmtl.errors import ModelError
 from onnxmtl.frontends.onnx import load
 from onnxmtl.ir import diagnostics
 from onnxmtl.passes.instruments import CheckInvariants, relative_error
@@ -114,21 +113,29 @@ def test_weights_are_external_and_stay_mapped(net, tmp_path):
     assert any(array.shape == expected.shape for array in shapes)
 
 
-def test_a_vision_transformer_is_refused(tmp_path):
+def test_the_tokens_of_a_vision_transformer_are_a_map(tmp_path):
     class Transformer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.patches, self.fc = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 3)
             self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
 
-        def forward(self, x):
-            return self.fc(self.layer(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+        def tokens(self, x):
+            return self.layer(self.patches(x).flatten(2).transpose(1, 2))
 
-    export(Transformer(), tmp_path / "vit.onnx")
-    with pytest.raises(ModelError, match="vision transformer"):
-        normalize(load(tmp_path / "vit.onnx"))
+        def forward(self, x):
+            return self.fc(self.tokens(x).mean(1))
+
+    net = Transformer().eval()
+    export(net, tmp_path / "vit.onnx")
+    model = normalize(load(tmp_path / "vit.onnx"))
+    assert [(f.stride, f.channels) for f in read_features(model)] == [(8, 16)]
+    image = torch.randn(3, 3, 32, 48)
+    with torch.no_grad():
+        expected = net.tokens(image).transpose(1, 2).reshape(3, 16, 4, 6).numpy()
+    assert relative_error(run(model, image.numpy())[0], expected) <= 1e-5
 
 
 def test_numpy_is_what_runs():
     """The comparison above can fail: two different images give different features."""
-    assert relative_error(np.ones(3), np.zeros(3)) == 1.0
+    assert relative_error(np.zeros(3), np.ones(3)) == 1.0
