@@ -3,8 +3,9 @@
 Values are sorted into classes: two values of different tasks are in one class if they are the same computation up to
 the choices above them (same operator, attributes and weights on inputs of one class; the k-th Choice of a site is one
 class whatever the task). Everything the table says follows from the classes, so no space has to describe itself.
-Walks over the graph are linear and without recursion; what a cost item says about the sites above it is as long as
-there are sites above it, so the table itself grows with the square of a network's depth.
+Walks over the graph are linear and without recursion. What lies above a value is a set of sites that grows along the
+network: as a set of bits while it is read (n²/64 words for n sites: 1 MB for a thousand), and in the table as what it
+adds to the set of a value before it (:class:`~onnxmtl.analysis.table.Agreement`), so the table is linear.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from collections.abc import Hashable, Iterable, Mapping
 import onnx_ir as ir
 
 from onnxmtl import ops
-from onnxmtl.analysis.table import CostItem, Option, Site, SiteTable, WeightItem
+from onnxmtl.analysis.table import Agreement, CostItem, Option, Site, SiteTable, WeightItem
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Choice, as_choice, is_choice, sources, tasks_of_nodes
+from onnxmtl.ir import Choice, as_choice, collection_paused, is_choice, sources, tasks_of_nodes
 from onnxmtl.ir.attributes import canonical_attributes
 
 Member = tuple[str, int]  # (site id, position among the Choices of one task at the site)
@@ -31,7 +32,8 @@ def site_table(model: ir.Model) -> SiteTable:
         ModelError: Choices of one site disagree about their options or logits, or a site stands inside an option of
             another one; sizes needed for costs are unknown.
     """
-    return _Reader(model).table()
+    with collection_paused():
+        return _Reader(model).table()
 
 
 @dataclasses.dataclass
@@ -40,6 +42,16 @@ class _Class:
 
     upstream: int  # bit set of Choice members above
     tasks: set[int]
+    before: _Class | None  # the input with most above it
+
+
+@dataclasses.dataclass(frozen=True)
+class _Above:
+    """What lies above some value: the members as a bit set, and the options that keep tasks equal."""
+
+    bits: int
+    agreement: Agreement
+    base: _Above | None = None
 
 
 class _Reader:
@@ -53,6 +65,7 @@ class _Reader:
         self.member_of: dict[ir.Node, Member] = {}
         self.members: list[Member] = []
         self.bit: dict[Member, int] = {}
+        self.bits_of: dict[str, int] = {}  # site -> all its members
         self._number_members()
         self.class_of: dict[ir.Value, Hashable] = {}
         self.classes: dict[Hashable, _Class] = {}
@@ -60,7 +73,7 @@ class _Reader:
         self._classify()
         self.place = self._places()
         self.equal = self._equal()
-        self.agreement: dict[int, dict[int, tuple[int, ...]]] = {}  # by what lies above
+        self.above: dict[int, _Above] = {0: _Above(0, Agreement(None, {}))}  # by the set of members
 
     def _number_members(self) -> None:
         counts: dict[tuple[str, str], int] = {}
@@ -79,6 +92,7 @@ class _Reader:
             self.member_of[node] = member
             if member not in self.bit:
                 self.bit[member] = 1 << len(self.members)
+                self.bits_of[choice.site] = self.bits_of.get(choice.site, 0) | self.bit[member]
                 self.members.append(member)
 
     def _classify(self) -> None:
@@ -87,6 +101,7 @@ class _Reader:
         for node in self.graph:
             keys: list[Hashable] = []
             upstream = 0
+            before: _Class | None = None
             for value in node.inputs:
                 if value is None:
                     keys.append(None)
@@ -95,7 +110,10 @@ class _Reader:
                     keys.append(("leaf", id(value)))
                     continue
                 keys.append(self.class_of[value])
-                upstream |= self.classes[self.class_of[value]].upstream
+                read = self.classes[self.class_of[value]]
+                if before is None or read.upstream.bit_count() > before.upstream.bit_count():
+                    before = read
+                upstream |= read.upstream
             member = self.member_of.get(node)
             if member is not None:
                 key: Hashable = ("choice", member)
@@ -111,7 +129,7 @@ class _Reader:
             for index, output in enumerate(node.outputs):
                 name: Hashable = (number, index)
                 self.class_of[output] = name
-                entry = self.classes.setdefault(name, _Class(0, set()))
+                entry = self.classes.setdefault(name, _Class(0, set(), before))
                 entry.upstream |= upstream
                 entry.tasks |= self.tasks_of[node]
 
@@ -221,31 +239,68 @@ class _Reader:
             if place is not None and (place, (name := sources(nodes[0]) or (str(nodes[0].name),))) not in counted:
                 counted.add((place, name))
                 per_place[place] = per_place.get(place, 0) + cost
-            agree = dict(self._agreement(self.classes[key, 0].upstream, index))
-            # At the own site it is this item's option that has to keep the tasks equal.
-            together = site is None or option in agree.pop(site, (option,))
-            if together:
-                items.append(CostItem(cost, site, option, tasks, tuple(sorted(agree)), agree))
+            above = self._above(self.classes[key, 0], index)
+            if site is not None and (inside := above.bits & self.bits_of[place[0] if place else ""]):
+                # At the own site it is this item's option that has to keep the tasks equal.
+                together = option in self._keeps_equal(inside)
+                above = self._extend(above, above.bits & ~inside, index)
             else:
-                items += [CostItem(cost, site, option, (t,), tuple(sorted(agree)), agree) for t in tasks]
+                together = True
+            groups_of_tasks = [tasks] if together else [(task,) for task in tasks]
+            items += [CostItem(cost, site, option, group, above.agreement) for group in groups_of_tasks]
         return items, per_place
 
-    def _agreement(self, above: int, index: Mapping[str, int]) -> Mapping[int, tuple[int, ...]]:
-        """For each site above (a bit set of members), the options that keep tasks equal. Equal sets are read once."""
-        if above not in self.agreement:
-            found: dict[int, frozenset[int]] = {}
-            for member in self._members(above):
-                site, options = index[member[0]], self.equal[member]
-                found[site] = found[site] & options if site in found else options
-            self.agreement[above] = {site: tuple(sorted(options)) for site, options in found.items()}
-        return self.agreement[above]
+    def _above(self, entry: _Class, index: Mapping[str, int]) -> _Above:
+        """What lies above the values of a class; built along the inputs, each set once."""
+        missing: list[int] = []
+        current: _Class | None = entry
+        while current is not None and current.upstream not in self.above:
+            missing.append(current.upstream)
+            current = current.before
+        found = self.above[0 if current is None else current.upstream]
+        for bits in reversed(missing):
+            found = self._extend(found, bits, index)
+        return found
+
+    def _extend(self, near: _Above, bits: int, index: Mapping[str, int]) -> _Above:
+        """The record of the set `bits`: what it adds to `near`, or to the nearest set before that which it contains."""
+        if bits in self.above:
+            return self.above[bits]
+        base = near
+        while True:
+            added = self._added(base, bits, index)
+            if added is not None:
+                break
+            assert base.base is not None  # the empty set fits everything
+            base = base.base
+        agreement = Agreement(base.agreement, added) if added else base.agreement
+        self.above[bits] = _Above(bits, agreement, base)
+        return self.above[bits]
+
+    def _added(self, base: _Above, bits: int, index: Mapping[str, int]) -> dict[int, tuple[int, ...]] | None:
+        """Sites and options that `bits` adds to `base`; None if `base` says anything that is not true of `bits`."""
+        if base.bits & ~bits:
+            return None
+        added: dict[int, tuple[int, ...]] = {}
+        for site in dict.fromkeys(member[0] for member in self._members(bits & ~base.bits)):
+            options = self._keeps_equal(bits & self.bits_of[site])
+            known = base.bits & self.bits_of[site]
+            if not known:
+                added[index[site]] = options
+            elif options != self._keeps_equal(known):
+                return None
+        return added
+
+    def _keeps_equal(self, bits: int) -> tuple[int, ...]:
+        """The options that keep tasks equal at all of these members of one site."""
+        return tuple(sorted(frozenset.intersection(*(self.equal[member] for member in self._members(bits)))))
 
     def _members(self, bits: int) -> Iterable[Member]:
         """The members of a bit set, in order."""
-        for offset, byte in enumerate(bits.to_bytes((bits.bit_length() + 7) // 8, "little")):
-            for position in range(8):
-                if byte >> position & 1:
-                    yield self.members[8 * offset + position]
+        while bits:
+            last = bits & -bits
+            yield self.members[last.bit_length() - 1]
+            bits ^= last
 
     def _weights(self, index: Mapping[str, int]) -> tuple[list[WeightItem], dict[Place, tuple[int, int]]]:
         """All trainable weights, and per (site, option) the elements that are shared and that one task owns."""

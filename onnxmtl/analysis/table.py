@@ -8,7 +8,8 @@ tests write it by hand. Tasks, sites and options are referred to by their index 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,75 @@ class Site:
         return names.index(name)
 
 
+class Agreement(Mapping[int, tuple[int, ...]]):
+    """A mapping from sites to options that is another one and some more: what lies above a node of a deep network.
+
+    Thousands of nodes differ from each other in the last few sites only. Each of these mappings keeps what it adds
+    and points to the rest, so that all of them together are as long as the network, not as long as its square.
+    Read-only; equal to any mapping with the same content.
+
+    Attributes:
+        base: The mapping that is extended, or None.
+        added: Site -> options, for sites that `base` does not have.
+        possible: Whether every site, those of `base` included, has an option.
+    """
+
+    __slots__ = ("_sites", "added", "base", "possible")
+
+    def __init__(self, base: Agreement | None, added: Mapping[int, tuple[int, ...]]) -> None:
+        self.base = base
+        self.added = dict(added)
+        self.possible: bool = all(self.added.values()) and (base is None or base.possible)
+        self._sites: int = 0 if base is None else base._sites  # a bit set
+        for site in self.added:
+            if site in self:
+                msg = f"the agreement holds site {site} already"
+                raise ValueError(msg)
+            self._sites |= 1 << site
+
+    def __contains__(self, site: object) -> bool:
+        return isinstance(site, int) and site >= 0 and bool(self._sites >> site & 1)
+
+    def __getitem__(self, site: int) -> tuple[int, ...]:
+        if site in self:
+            for part in self.parts():
+                if site in part.added:
+                    return part.added[site]
+        raise KeyError(site)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return self._sites.bit_count()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Mapping):
+            theirs = other.to_dict() if isinstance(other, Agreement) else dict(other)
+            return self is other or self.to_dict() == theirs
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Agreement({self.to_dict()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Agreement, (None, self.to_dict())  # flat: a chain of thousands would be copied by recursion
+
+    def parts(self) -> Iterator[Agreement]:
+        """This mapping, its base, the base's base, and so on."""
+        part: Agreement | None = self
+        while part is not None:
+            yield part
+            part = part.base
+
+    def to_dict(self) -> dict[int, tuple[int, ...]]:
+        """The whole content, sites ascending."""
+        found = {site: options for part in self.parts() for site, options in part.added.items()}
+        return dict(sorted(found.items()))
+
+
 @dataclasses.dataclass(frozen=True)
 class CostItem:
     """A class of computing nodes that are one computation if all choices above them agree.
@@ -86,25 +156,29 @@ class CostItem:
         site: Index of the site the node is part of an option of; None for a node outside all sites.
         option: Index of that option; None if and only if `site` is.
         tasks: Indices of the tasks that have such a node, ascending.
-        upstream: Indices of the sites above the node, its own site left out, ascending.
-        agree: For each upstream site, the options after which tasks still hold the same value where this node reads
-            it (none of the site's members at or above the node uses weights of a task's own).
+        agree: For each site above the node, its own site left out, the options after which tasks still hold the same
+            value where this node reads it (none of the site's members at or above the node uses weights of a task's
+            own). The analysis gives an :class:`Agreement`; any mapping will do.
     """
 
     cost: int
     site: int | None
     option: int | None
     tasks: tuple[int, ...]
-    upstream: tuple[int, ...] = ()
     agree: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.cost <= 0 or not self.tasks or (self.site is None) != (self.option is None):
             msg = f"not a cost item: cost {self.cost}, tasks {self.tasks}, site {self.site}, option {self.option}"
             raise ValueError(msg)
-        if set(self.agree) != set(self.upstream) or self.site in self.upstream:
-            msg = f"upstream sites {self.upstream} and agree {sorted(self.agree)} differ, or hold the own site"
+        if self.site in self.agree:
+            msg = f"not a cost item: its own site {self.site} is among the sites above it"
             raise ValueError(msg)
+
+    @property
+    def upstream(self) -> tuple[int, ...]:
+        """Indices of the sites above the node, its own site left out, ascending."""
+        return tuple(sorted(self.agree))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +229,22 @@ class SiteTable:
             if site.index != position or len(set(site.option_names)) != len(site.options) or not site.options:
                 msg = f"site {site.id!r} has index {site.index} at position {position}, options {site.option_names}"
                 raise ValueError(msg)
+        checked: set[int] = set()  # parts that many items share, by their id
         for item in self.cost_items:
             self._check_uses([(task, item.site, item.option) for task in item.tasks])
-            for upstream, options in item.agree.items():
-                self._check_uses([(item.tasks[0], upstream, option) for option in options])
+            for part in item.agree.parts() if isinstance(item.agree, Agreement) else ():
+                if id(part) in checked:
+                    break
+                checked.add(id(part))
+                self._check_agree(part.added)
+            if not isinstance(item.agree, Agreement):
+                self._check_agree(item.agree)
         for weight in self.weight_items:
             self._check_uses(list(weight.uses))
             self._check_uses([(task, None, None) for task in weight.always_tasks])
+
+    def _check_agree(self, agree: Mapping[int, tuple[int, ...]]) -> None:
+        self._check_uses([(0, site, option) for site, options in agree.items() for option in options])
 
     def _check_uses(self, uses: list[tuple[int, int | None, int | None]]) -> None:
         for task, site, option in uses:

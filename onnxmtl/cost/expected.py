@@ -11,6 +11,8 @@ nodes in the selected model, because Σ_{∅≠S⊆G} (−1)^{|S|+1} = 1 for eac
 single task needs its copy whatever happens above it: that term has no upstream factor (with one, all that follows an
 own copy would look free). A weight is needed unless every task, independently, draws no use of it.
 
+Work and memory are 2^T times the length of the table; what is above an item is multiplied up in log₂(depth) steps.
+
 Precondition: an option reads its site's input (no site inside another site's option). Parameter-free computing
 options of two *different* sites on one tensor are counted twice, although selection merges them.
 """
@@ -18,16 +20,17 @@ options of two *different* sites on one tensor are counted twice, although selec
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from onnxmtl.analysis.table import CostItem, SiteTable
+from onnxmtl.analysis.table import Agreement, SiteTable
 from onnxmtl.cost.arrays import Array, array_namespace, constant, product, to_float64
 from onnxmtl.errors import ModelError
 
 MAX_TASKS = 12  # 2^12 subsets of tasks
+_PART = 8  # sums in one part of what lies above, a power of two
 
 _Numpy = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,8 +74,10 @@ class ExpectedCost:
         if not self._items.shape[1]:
             return total
         subsets = self._subset_products(p)[constant(self._rows, p)]
-        sums = subsets @ constant(self._agreeing, p)  # [subsets, (site, agreeing options)]
-        above = product(sums[:, constant(self._contexts, p)])  # [subsets, contexts]
+        sums = _masked_sum(subsets, self._agreeing, p)  # [subsets, (site, agreeing options)]
+        above = product(sums[:, constant(self._parts, p)])  # [subsets, parts]
+        for jump in self._jumps:  # every part times what lies 1, 2, 4, … parts above it
+            above = above * above[:, constant(jump, p)]
         counts = subsets[:, constant(self._items[0], p)] * above[:, constant(self._items[1], p)]
         return total + (counts * constant(self._joint, p)).sum()
 
@@ -85,8 +90,8 @@ class ExpectedCost:
         p = self._join(probabilities, like)
         if not len(self._sizes):
             return p.sum() * 0.0 + self._fixed_parameters
-        flat = p.reshape(-1)
-        used = constant(self._groups, p) @ flat  # probability that a task uses a weight at a site
+        # The probability that a task uses a weight at a site.
+        used = _masked_sum(p.reshape(1, -1), self._groups, p)[0]
         unused = product((1.0 - used)[constant(self._weight_groups, p)])
         return ((1.0 - unused) * constant(self._sizes, p)).sum() + self._fixed_parameters
 
@@ -104,15 +109,13 @@ class ExpectedCost:
 
     def _prepare_joint(self) -> None:
         """Terms |S| > 1. Items that differ in nothing but their cost are one."""
-        contexts: dict[tuple[int, ...], int] = {}  # columns of `agreeing` to be multiplied
-        agreeing: dict[tuple[int, tuple[int, ...]], int] = {}  # (site, options) -> column
+        above = _Above()
         joint: dict[tuple[int, int, tuple[int, ...]], float] = {}
         for item in self.table.cost_items:
-            if len(item.tasks) < 2 or not all(item.agree.values()):
+            part = above.part(item.agree) if len(item.tasks) > 1 else None
+            if part is None:
                 continue  # cannot be computed for two tasks at once
-            key = tuple(sorted(agreeing.setdefault(pair, len(agreeing)) for pair in _pairs(item)))
-            context = contexts.setdefault(key, len(contexts))
-            place = (self._column(item.site, item.option), context, item.tasks)
+            place = (self._column(item.site, item.option), part, item.tasks)
             joint[place] = joint.get(place, 0.0) + item.cost
 
         masks = np.arange(1 << len(self.table.tasks))
@@ -125,18 +128,16 @@ class ExpectedCost:
             allowed = sum(1 << t for t in tasks)
             self._joint[:, i] = np.where((self._rows & ~allowed) == 0, cost * signs, 0.0)
 
-        # One more column sums the constant 1, to fill contexts up to a common length.
-        self._agreeing = np.zeros((self._one + 1, len(agreeing) + 1))
-        for (site, options), column in agreeing.items():
-            self._agreeing[[self._column(site, option) for option in options], column] = 1.0
-        self._agreeing[self._one, len(agreeing)] = 1.0
-        self._contexts = _padded(list(contexts), len(agreeing))
+        # One more sum is the constant 1, to fill parts up to a common length.
+        columns = [[self._column(site, option) for option in options] for site, options in above.sums]
+        self._agreeing = _masked([*columns, [self._one]])
+        self._parts = _padded(above.parts, len(above.sums))
+        self._jumps = above.jumps()
 
     def _prepare_weights(self) -> None:
         """For every weight that is not always needed: its size, and per (task, site) the options that use it."""
-        groups: list[list[int]] = []
-        weights: list[tuple[int, ...]] = []
-        sizes: list[float] = []
+        groups: dict[tuple[int, ...], int] = {}
+        weights: dict[tuple[int, ...], float] = {}  # weights that are used together are one
         self._fixed_parameters = float(sum(w.size for w in self.table.weight_items if w.always))
         for weight in self.table.weight_items:
             if weight.always:
@@ -145,15 +146,13 @@ class ExpectedCost:
             for task, site, option in weight.uses:
                 place = task * (self._one + 1) + self._column(site, option)
                 drawn.setdefault((task, site), set()).add(place)
-            weights.append(tuple(range(len(groups), len(groups) + len(drawn))))
-            groups.extend(sorted(places) for places in drawn.values())
-            sizes.append(float(weight.size))
-        self._sizes = np.array(sizes)
+            places_of = [tuple(sorted(places)) for places in drawn.values()]
+            key = tuple(sorted(groups.setdefault(places, len(groups)) for places in places_of))
+            weights[key] = weights.get(key, 0.0) + float(weight.size)
+        self._sizes = np.array(list(weights.values()))
         # The last group is empty: nothing uses the weight there. It fills weights up to a common length.
-        self._groups = np.zeros((len(groups) + 1, len(self.table.tasks) * (self._one + 1)))
-        for i, places in enumerate(groups):
-            self._groups[i, places] = 1.0
-        self._weight_groups = _padded(weights, len(groups))
+        self._groups = _masked([*groups, []])
+        self._weight_groups = _padded(list(weights), len(groups))
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
@@ -190,8 +189,75 @@ def expected_parameters(table: SiteTable, probabilities: Sequence[Array]) -> Arr
     return ExpectedCost(table).parameters(probabilities)
 
 
-def _pairs(item: CostItem) -> list[tuple[int, tuple[int, ...]]]:
-    return [(site, tuple(sorted(set(options)))) for site, options in item.agree.items()]
+class _Above:
+    """What lies above the items, in parts: a part is a few sums to be multiplied, and the part it continues.
+
+    The product along a chain of parts is that of everything above an item. Items deep in a network continue nearly
+    the same chain, so all parts together are as long as the network. (Not multiplied along the network's edges: a
+    join would count what lies above both its inputs twice.)
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[int, tuple[int, ...]], int] = {}  # (site, options) -> number
+        self.parts: list[tuple[int, ...]] = [()]  # numbers of sums; the first part is empty
+        self._base: list[int] = [0]
+        self._number: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._read: dict[int, int] = {}  # id of an Agreement -> part
+
+    def part(self, agree: Mapping[int, tuple[int, ...]]) -> int | None:
+        """The part whose chain is `agree`; None if some site has no options after which tasks are equal."""
+        if not isinstance(agree, Agreement):
+            return self._extend(0, agree) if all(agree.values()) else None
+        if not agree.possible:
+            return None
+        missing = []
+        part = 0
+        for piece in agree.parts():
+            if id(piece) in self._read:
+                part = self._read[id(piece)]
+                break
+            missing.append(piece)
+        for piece in reversed(missing):
+            part = self._read[id(piece)] = self._extend(part, piece.added)
+        return part
+
+    def _extend(self, base: int, agree: Mapping[int, tuple[int, ...]]) -> int:
+        pairs = [(site, tuple(sorted(set(options)))) for site, options in agree.items()]
+        numbers = sorted(self.sums.setdefault(pair, len(self.sums)) for pair in pairs)
+        for start in range(0, len(numbers), _PART):
+            key = (base, tuple(numbers[start : start + _PART]))
+            if key not in self._number:
+                self._number[key] = len(self.parts)
+                self.parts.append(key[1])
+                self._base.append(base)
+            base = self._number[key]
+        return base
+
+    def jumps(self) -> list[_Numpy]:
+        """For every part the one 1, 2, 4, … places up its chain, as long as there is one for some part."""
+        jump = np.array(self._base)
+        found = []
+        while jump.any():  # the first part, which is its own base, holds no factor
+            found.append(jump)
+            jump = jump[jump]
+        return found
+
+
+def _masked(rows: Sequence[Sequence[int]]) -> tuple[_Numpy, _Numpy]:
+    """Rows of unequal length for :func:`_masked_sum`: indices, and 1 where there is one."""
+    width = max(map(len, rows), default=0)
+    columns, mask = np.zeros((width, len(rows)), np.int64), np.zeros((width, len(rows)))
+    for i, row in enumerate(rows):
+        columns[: len(row), i] = row
+        mask[: len(row), i] = 1.0
+    return columns, mask
+
+
+def _masked_sum(values: Array, rows: tuple[_Numpy, _Numpy], like: Array) -> Array:
+    """The sums of the columns of `values` that each of the rows names: [values' rows, rows]."""
+    columns, mask = rows
+    parts = [values[:, constant(c, like)] * constant(m, like) for c, m in zip(columns, mask, strict=True)]
+    return sum(parts[1:], parts[0])
 
 
 def _padded(rows: list[tuple[int, ...]], filler: int) -> _Numpy:

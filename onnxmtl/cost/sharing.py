@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ import onnx_ir as ir
 from onnxmtl import ops
 from onnxmtl.cost.count import elements, trainable
 from onnxmtl.ir import Role, head_of, role_of, sources, tasks_of_nodes
+from onnxmtl.ir.metadata import json_names
 
 # On an operator that took in a normalization, or is what became of one: JSON list of the normalization's sources.
 FOLDED_KEY = "onnxmtl.folded"
@@ -164,7 +164,7 @@ def _is_layer(node: ir.Node) -> bool:
 
 
 def _op_type(name: str, node: ir.Node) -> str:
-    folded = json.loads(node.metadata_props.get(FOLDED_KEY, "[]"))
+    folded = json_names(node.metadata_props, FOLDED_KEY)
     return "BatchNormalization" if name in folded else node.op_type
 
 

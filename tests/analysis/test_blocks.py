@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
+import os
 import sys
+from pathlib import Path
 from types import FrameType
 
 import onnx_ir as ir
@@ -13,7 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmtl.analysis.blocks import blocks, boundaries
+from onnxmtl.analysis.scopes import scope
 from onnxmtl.errors import ModelError
+from onnxmtl.frontends import prototxt
+from onnxmtl.frontends.onnx import from_proto
+from onnxmtl.ops import multiply_adds
+from onnxmtl.passes.normalize import normalize
+
+SHARED = Path(os.environ.get("ONNXMTL_SHARED", "../shared"))
 
 
 @st.composite
@@ -95,14 +106,26 @@ def test_blocks_partition_the_nodes(case, merge):
 
 def test_residual_network():
     found = blocks(small_network().graph)
-    # Nothing can be cut inside the residual block, and what has no weights joins what is before it.
-    assert [block.nodes[0].name for block in found] == ["stem", "stem_bn", "a", "fc"]
-    assert [block.outputs[0].name for block in found] == ["stem_out", "stem_relu_out", "flatten_out", "fc_out"]
+    # Nothing can be cut inside the residual block; what has no layer (a normalization alone) joins what is before it.
+    assert [block.nodes[0].name for block in found] == ["stem", "a", "fc"]
+    assert [block.outputs[0].name for block in found] == ["stem_relu_out", "flatten_out", "fc_out"]
 
 
-def test_merge_leaves_no_block_without_weights():
-    assert not all(block.has_weights for block in blocks(small_network().graph, merge=False))
-    assert all(block.has_weights for block in blocks(small_network().graph))
+def test_merge_leaves_no_block_without_layers():
+    assert not all(block.has_layers for block in blocks(small_network().graph, merge=False))
+    assert all(block.has_layers for block in blocks(small_network().graph))
+
+
+def test_layers_and_weights():
+    normalization, *_ = (b for b in blocks(small_network().graph, merge=False) if b.nodes[0].name == "stem_bn")
+    assert normalization.has_weights and not normalization.has_layers
+
+
+def test_a_leading_block_without_layers_joins_the_one_behind_it():
+    net = Network()
+    x = net.conv(net.add("MaxPool", [net.image], "pool", kernel_shape=[2, 2]), 3, 4, name="a")
+    found = blocks(net.model(net.conv(x, 4, 4, name="b")).graph)
+    assert [[node.name for node in block.nodes] for block in found] == [["pool", "a"], ["b"]]
 
 
 def test_chosen_boundaries():
@@ -178,3 +201,110 @@ def _calls(graph: ir.Graph) -> int:
 def test_linear_in_the_number_of_nodes():
     assert _calls(_two_streams(4_000)) <= 2.1 * _calls(_two_streams(2_000))
     assert boundaries(_two_streams(40_000), k=2)
+
+
+# Real networks
+
+
+def resnet34() -> ir.Graph:
+    """A stem and 3, 4, 6, 3 residual blocks of two convolutions, up to its last map."""
+    net = Network((1, 3, 64, 64))
+    x = net.add("Relu", [net.norm(net.conv(net.image, 3, 4, k=7, stride=2), 4)])
+    x = net.add("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    channels = 4
+    for stage, count in enumerate((3, 4, 6, 3)):
+        for i in range(count):
+            stride, width = 2 if stage and not i else 1, 4 * (stage + 1)
+            y = net.add("Relu", [net.norm(net.conv(x, channels, width, stride=stride), width)])
+            y = net.norm(net.conv(y, width, width), width)
+            if stride > 1:
+                x = net.norm(net.conv(x, channels, width, k=1, stride=stride), width)
+            x = net.add("Relu", [net.add("Add", [y, x])], f"out{stage}.{i}")
+            channels = width
+    return net.model(x).graph
+
+
+def test_resnet34_has_seventeen_blocks():
+    found = blocks(resnet34())
+    ends = [f"out{stage}.{i}" for stage, count in enumerate((3, 4, 6, 3)) for i in range(count)]
+    assert [block.nodes[-1].name for block in found[1:]] == ends
+    assert [node.op_type for node in found[0].nodes] == ["Conv", "BatchNormalization", "Relu", "MaxPool"]
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared data are not there ($ONNXMTL_SHARED)")
+def test_the_blocks_that_treemtls_detector_finds():
+    expected = json.loads((SHARED / "data/treemtl/blocks_deeplab_resnet34.json").read_text())
+    found = blocks(prototxt.load(SHARED / "data/automtl/deeplab_resnet34_adashare.prototxt").graph)
+    assert [[node.name for node in block.nodes] for block in found] == expected
+    assert len(blocks(prototxt.load(SHARED / "data/automtl/mobilenetv2.prototxt").graph)) == 32
+
+
+# Number of blocks with at most 1, 2, … live tensors. Residual, dense and inception modules are whole for k = 1; U-Net's
+# levels and FPN's way down are told apart as k grows.
+ZOO = {
+    "resnet18": (7, 16),
+    "inception_v3": (8, 13, 19, 27),
+    "densenet": (8, 14, 14),
+    "unet": (5, 10, 15, 17, 17),
+    "fpn": (4, 8, 13, 18),
+    "vit_sdpa": (7, 13),
+}
+
+
+@pytest.fixture(scope="module")
+def zoo_graph():
+    zoo = pytest.importorskip("helpers.zoo")
+
+    @functools.cache
+    def load(name: str) -> ir.Graph:
+        return normalize(from_proto(zoo.export(name, "legacy"))).graph
+
+    return load
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_networks_people_bring(zoo_graph, name):
+    graph = zoo_graph(name)
+    assert tuple(len(blocks(graph, k=k)) for k in range(1, len(ZOO[name]) + 1)) == ZOO[name]
+    for k in (1, 3):
+        assert all(block.has_layers and len(block.outputs) <= k for block in blocks(graph, k=k)[:-1])
+
+
+@pytest.mark.parametrize(("name", "depth"), [("resnet18", 2), ("inception_v3", 2), ("densenet", 2), ("unet", 3)])
+def test_modules_of_torch(zoo_graph, name, depth):
+    """Between two blocks the module changes; and no module in the middle of the network is in two blocks."""
+    found = blocks(zoo_graph(name), scopes=depth)
+    paths = [[path[:depth] for node in block.nodes if (path := scope(node)) is not None] for block in found]
+    for before, after in itertools.pairwise(paths):
+        assert before[-1] != after[0]
+    assert len(found) > 2
+
+
+def test_groups_of_a_network(zoo_graph):
+    found = blocks(zoo_graph("resnet18"), groups=3)
+    assert len(found) == 3
+    work = [sum(map(multiply_adds, block.nodes)) for block in blocks(zoo_graph("resnet18"))]
+    parts = [(sum(work[:i]), sum(work[i:j]), sum(work[j:])) for i in range(1, 6) for j in range(i + 1, 7)]
+    assert max(sum(map(multiply_adds, block.nodes)) for block in found) == min(map(max, parts))
+
+
+def test_a_weight_that_two_blocks_share():
+    net = Network()
+    weight = net.weight("shared", net.normal(3, 3, 3, 3))
+    x = net.image
+    for name in "ab":
+        x = net.add("Conv", [x, weight], name, kernel_shape=[3, 3], pads=[1] * 4)
+    assert [[node.name for node in block.nodes] for block in blocks(net.model(x).graph)] == [["a"], ["b"]]
+
+
+def test_layers_of_operators_we_do_not_know():
+    net = Network()
+    x = net.conv(net.image, 3, 4, name="a")
+    y = ir.Value(name="y")
+    net.graph.append(
+        ir.Node("com.acme", "Swizzle", [x, net.weight("w", net.normal(4, 4))], outputs=[y], name="swizzle")
+    )
+    z = ir.Value(name="z")
+    net.graph.append(ir.Node("com.acme", "Twist", [y], outputs=[z], name="twist"))
+    found = blocks(net.model(net.conv(z, 4, 4, name="b")).graph)
+    assert [[node.name for node in block.nodes] for block in found] == [["a"], ["swizzle", "twist"], ["b"]]

@@ -112,7 +112,7 @@ class Program:
             if step.kind != "site":
                 groups = [(t,) for t in reach] if split else [reach]
                 if step.cost:
-                    costs += [CostItem(step.cost, None, None, g, tuple(upstream), agree) for g in groups]
+                    costs += [CostItem(step.cost, None, None, g, agree) for g in groups]
                 if step.weights:
                     groups = [(t,) for t in reach] if step.kind == "per_task" else [reach]
                     weights += [WeightItem(step.weights, None, (), g) for g in groups]
@@ -125,7 +125,7 @@ class Program:
                 mine = any(self.steps[j].site == step.site and self.steps[j].realise[o] in OWN for j in above | {i})
                 groups = [(t,) for t in reach] if split or mine else [reach]
                 if cost := self.cost(i, o):
-                    costs += [CostItem(cost, step.site, o, g, tuple(upstream), agree) for g in groups]
+                    costs += [CostItem(cost, step.site, o, g, agree) for g in groups]
                 if (size := self.weights(i, o)) and o not in shared:
                     groups = [(t,) for t in reach] if step.realise[o] in OWN else [reach]
                     weights += [WeightItem(size, step.site, tuple((t, step.site, o) for t in g)) for g in groups]
@@ -368,8 +368,8 @@ def test_wrong_shapes_and_too_many_tasks_are_refused():
 
 
 def test_table_rejects_contradictions():
-    with pytest.raises(ValueError, match="agree"):
-        CostItem(1, 0, 0, (0,), (1,), {})
+    with pytest.raises(ValueError, match="its own site 0"):
+        CostItem(1, 0, 0, (0,), {0: (0,)})
     with pytest.raises(ValueError, match="no such"):
         SiteTable(("a",), (), (CostItem(1, None, None, (1,)),))
     with pytest.raises(ValueError, match="no such"):
