@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxmtl.deploy.exporting import export_prototxt as export_prototxt
     from onnxmtl.errors import OnnxMTLError as OnnxMTLError
     from onnxmtl.kinds import Task as Task
     from onnxmtl.kinds import TaskSet as TaskSet
@@ -23,11 +24,12 @@ _HOMES = {
     "Task": "onnxmtl.kinds",
     "TaskSet": "onnxmtl.kinds",
     "compile": "onnxmtl.workflows",
+    "export_prototxt": "onnxmtl.deploy.exporting",
     "load": "onnxmtl.workflows",
     "verify": "onnxmtl.workflows",
 }
 
-__all__ = ["OnnxMTLError", "Task", "TaskSet", "__version__", "compile", "load", "verify"]
+__all__ = ["OnnxMTLError", "Task", "TaskSet", "__version__", "compile", "export_prototxt", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:

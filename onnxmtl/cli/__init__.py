@@ -31,7 +31,9 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("compile", "onnxmtl.cli.compile", "compile_command"),
     Command("inspect", "onnxmtl.cli.inspect", "inspect_command"),
+    Command("explain", "onnxmtl.cli.explain", "explain_command"),
     Command("verify", "onnxmtl.cli.verify", "verify_command"),
+    Command("export-prototxt", "onnxmtl.cli.export_prototxt", "export_prototxt_command"),
     Command("data", "onnxmtl.cli.data", "data_app"),
     Command("doctor", "onnxmtl.cli.doctor", "doctor_command"),
 )

@@ -35,6 +35,14 @@ class Granularity(enum.StrEnum):
     BLOCK = "block"
 
 
+class Dialect(enum.StrEnum):
+    """How a prototxt is to be read."""
+
+    AUTO = "auto"
+    CAFFE = "caffe"
+    AUTOMTL = "automtl"
+
+
 class BatchNorm(enum.StrEnum):
     """What happens where normalization was folded away at export."""
 
@@ -65,11 +73,13 @@ def parse_weights(entries: list[str]) -> dict[str, float]:
 
 
 def compile_command(
-    model: Annotated[Path, typer.Argument(help="The backbone, an ONNX file.", metavar="MODEL")],
+    model: Annotated[Path, typer.Argument(help="The backbone: an .onnx or a .prototxt file.", metavar="MODEL")],
     tasks: Annotated[
         str, typer.Option("--tasks", "-t", help="A TOML file, or name=kind:classes,… as seg=segmentation:13,depth")
     ],
     data: Annotated[str, typer.Option(help="scenes (built in), or module:callable of your own.")] = "scenes",
+    weights: Annotated[Path | None, typer.Option(help="The .caffemodel of a .prototxt.")] = None,
+    dialect: Annotated[Dialect, typer.Option(help="Of a .prototxt; auto tells by its fields.")] = Dialect.AUTO,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Run directory; new or empty. [default: runs/compile-N]"),
@@ -124,7 +134,7 @@ def compile_command(
     """
     space: dict[str, Any] = {"norm": norm, "skip": skip, "granularity": granularity, "shared_prefix": shared_prefix}
     size = parse_size(input_size) if input_size else (0, 0)
-    weights = parse_weights(regularizer or [])
+    pulls = parse_weights(regularizer or [])
     if resume and output is None:
         raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
 
@@ -143,7 +153,7 @@ def compile_command(
         batchnorm=batchnorm.value,
         input_size=size,
         space={k: getattr(v, "value", v) for k, v in space.items() if v is not None},
-        regularizers=weights,
+        regularizers=pulls,
         samples=samples,
         train_size=train_size,
         val_size=val_size,
@@ -155,6 +165,8 @@ def compile_command(
             model,
             tasks,
             config,
+            weights=weights,
+            dialect=dialect.value,
             out=output,
             resume=resume,
             observer=progress,

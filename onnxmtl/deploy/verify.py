@@ -27,6 +27,7 @@ from onnxmtl.deploy.structure import operator_differences, operator_list, output
 from onnxmtl.errors import ModelError, OnnxMTLError, VerificationError
 from onnxmtl.frontends.onnx import load
 from onnxmtl.kinds import TaskSet
+from onnxmtl.passes.instruments import relative_error
 from onnxmtl.runs import atomic_write, file_sha256, read_json, write_json
 
 MODEL_FILE = "model.onnx"
@@ -40,7 +41,6 @@ FOLDED = 1e-4
 TIES = 1e-3
 _ROWS = 4  # images of the batch that are run again one by one
 
-_TINY = float(np.finfo(np.float32).tiny)
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Reference: TypeAlias = Callable[[Path, Mapping[str, Array]], Mapping[str, Array]]
@@ -317,11 +317,11 @@ def _replay(
                 task=task,
                 integer=not _is_float(expected),
                 max_error=_max_error(expected, plain[task]),
-                plain_error=relative_error(expected, plain[task]),
-                optimized_error=relative_error(expected, optimized[task]),
-                batch_error=max(relative_error(one, other, scale) for one, other in pairs),
+                plain_error=_error(expected, plain[task]),
+                optimized_error=_error(expected, optimized[task]),
+                batch_error=max(_error(one, other, scale) for one, other in pairs),
                 agreement=_agreement(expected, optimized[task], class_axes.get(task)),
-                torch_error=None if reference is None else relative_error(np.asarray(reference[task]), optimized[task]),
+                torch_error=None if reference is None else _error(np.asarray(reference[task]), optimized[task]),
             )
         )
     return tuple(checks)
@@ -349,15 +349,10 @@ def _max_error(expected: Array, found: Array) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def relative_error(expected: Array, found: Array, scale: float | None = None) -> float:
-    """max|Δ| / max|y| for floating point (`scale` replaces max|y|); the share of differing elements for integers."""
-    if expected.shape != found.shape:
-        return float("inf")
-    if not _is_float(expected):
-        return float(np.mean(expected != found)) if expected.size else 0.0
-    error = _max_error(expected, found)
-    largest = float(np.max(np.abs(expected), initial=0.0)) if scale is None else scale
-    return error if error == 0 or not np.isfinite(error) else error / max(largest, _TINY)
+def _error(expected: Array, found: Array, scale: float | None = None) -> float:
+    """The relative error; infinite as well where a value of either is not a number: nothing emitted may have such."""
+    finite = all(not _is_float(array) or bool(np.isfinite(array).all()) for array in (expected, found))
+    return relative_error(found, expected, scale) if finite else float("inf")
 
 
 def _agreement(expected: Array, found: Array, axis: int | None) -> float | None:

@@ -8,7 +8,6 @@ the next step: :func:`onnxmtl.passes.normalize.normalize`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -16,20 +15,12 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
 from onnxmtl.errors import ModelError
+from onnxmtl.frontends.wellformed import check_nodes
+from onnxmtl.ir.external import MappedTensor, external_tensors, map_external, save_external
+
+__all__ = ["MappedTensor", "from_proto", "load", "save_external"]
 
 _REEXPORT = "export or download it again"
-
-
-class MappedTensor(ir.LazyTensor):
-    """Memory-mapped data of another file, as a tensor that belongs to no file: written anywhere, it is complete.
-
-    Attributes:
-        source: The external tensor; read when the data is first asked for.
-    """
-
-    def __init__(self, source: ir.ExternalTensor) -> None:
-        super().__init__(lambda: source, dtype=source.dtype, shape=source.shape, name=source.name)
-        self.source = source
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
@@ -46,7 +37,27 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
             understands, or its external weights are missing, too short or outside the model's folder.
     """
     file = Path(path)
-    proto = _parse(file)
+    return _checked(_parse(file), file)
+
+
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """Read an ONNX model in memory; `proto` is left unchanged.
+
+    Raises:
+        ModelError: As :func:`load`; and if weights lie in other files, of which a proto does not say where they are.
+    """
+    name = Path("ModelProto")
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            msg = f"{name}: the weight {tensor.name!r} lies in another file; give the path of the .onnx file instead"
+            raise ModelError(msg)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return _checked(copy, name)
+
+
+def _checked(proto: onnx.ModelProto, file: Path) -> ir.Model:
+    """Check a proto and turn it into a model; `file` says where it came from, and where its weights lie."""
     _check_versions(proto, file)
     _check_graph(proto.graph, file)
     try:
@@ -59,37 +70,14 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     except ValueError as e:
         msg = f"{file}: the graph has a cycle; {_REEXPORT}"
         raise ModelError(msg) from e
+    check_nodes(model, str(file))
     folder = file.absolute().parent
-    for tensor in _external_tensors(model):
+    for tensor in external_tensors(model):
         # An absolute base directory: onnx_ir checks for escapes again when the weights are mapped, unless it is "".
         tensor.base_dir = str(folder)
         _check_external(tensor, folder, file)
-    _detach(model)
+    map_external(model)
     return model
-
-
-def save_external(model: ir.Model, path: str | os.PathLike[str], *, threshold: int = 1024) -> Path:
-    """Write `model` with its weights in ``<path>.data`` beside it.
-
-    The pair is written file by file; to make it appear at once, write into a fresh directory and rename that
-    (:func:`onnxmtl.runs.atomic_directory`). Models that fit into one file are written by :func:`onnxmtl.ir.save`.
-
-    Args:
-        model: Any model; left unchanged.
-        path: The ``.onnx`` file to write. Must not be the file that `model`'s own weights are mapped from.
-        threshold: Tensors up to this many bytes stay inside the ``.onnx`` file.
-
-    Raises:
-        ModelError: `path`'s data file is the one the weights are mapped from.
-    """
-    target = Path(path)
-    data = target.with_name(f"{target.name}.data")
-    for tensor in _external_tensors(model):
-        if data.exists() and os.path.exists(tensor.path) and os.path.samefile(tensor.path, data):
-            msg = f"{data}: holds the weights of the model being saved; choose another file name"
-            raise ModelError(msg)
-    ir.save(model, target, external_data=data.name, size_threshold_bytes=threshold)
-    return target
 
 
 def _parse(file: Path) -> onnx.ModelProto:
@@ -170,11 +158,18 @@ def _check_graph(graph: onnx.GraphProto, file: Path) -> None:
 
 
 def _check_inside(tensor: onnx.TensorProto, file: Path) -> None:
-    """A tensor stored in the file has as many bytes as its shape says."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or not tensor.HasField("raw_data"):
+    """A tensor stored in the file has a type, and as many elements as its shape says."""
+    if tensor.data_type == onnx.TensorProto.UNDEFINED:
+        msg = f"{file}: the weight {tensor.name!r} has no type, the file is damaged; {_REEXPORT}"
+        raise ModelError(msg)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return
     try:
-        expected = ir.TensorProtoTensor(tensor).nbytes
+        stored = ir.TensorProtoTensor(tensor)
+        if not tensor.HasField("raw_data"):
+            stored.numpy()  # numbers one by one: copied on reading anyway, and checked by that
+            return
+        expected = stored.nbytes
     except Exception as e:  # arbitrary bytes: whatever trips over them, the file is at fault
         msg = f"{file}: the weight {tensor.name!r} cannot be read ({_first_line(e)}); {_REEXPORT}"
         raise ModelError(msg) from e
@@ -186,48 +181,14 @@ def _check_inside(tensor: onnx.TensorProto, file: Path) -> None:
         raise ModelError(msg)
 
 
-def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """All tensors of the model that lie in other files: initializers and attributes, subgraphs and functions too."""
-    found = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
-    for node in _all_nodes(model):
-        for attribute in node.attributes.values():
-            if attribute.is_ref():
-                continue
-            if attribute.type is ir.AttributeType.TENSOR:
-                found.append(attribute.value)
-            elif attribute.type is ir.AttributeType.TENSORS:
-                found.extend(attribute.value)
-    for tensor in found:
-        source = tensor.source if isinstance(tensor, MappedTensor) else tensor
-        if isinstance(source, ir.ExternalTensor):
-            yield source
-
-
-def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    return (node for holder in holders for node in holder.all_nodes())
-
-
-def _detach(model: ir.Model) -> None:
-    """Forget where mapped weights came from: a model that is written elsewhere takes them along.
-
-    onnx_ir writes an ``ExternalTensor`` as a reference to its file, which lies beside the user's model only.
-    """
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = MappedTensor(value.const_value)
-    for node in _all_nodes(model):
-        for name, attribute in list(node.attributes.items()):
-            if not attribute.is_ref() and isinstance(attribute.value, ir.ExternalTensor):
-                node.attributes[name] = ir.AttrTensor(name, MappedTensor(attribute.value))
-
-
 def _check_external(tensor: ir.ExternalTensor, folder: Path, file: Path) -> None:
     """The external file lies below the model's folder, really, and is long enough."""
     location = os.fspath(tensor.location)
     where = f"{file}: the weight {tensor.name!r} is stored in {location!r}"
     outside = f"{where}, outside the model's folder, which is refused; copy the weights into {folder} and save again"
+    if "\0" in location:
+        msg = f"{where}, which is no file name; {_REEXPORT}"
+        raise ModelError(msg)
     real = os.path.realpath(folder / location)
     lexical = os.path.normpath(folder / location)
     if os.path.isabs(location) or not location:

@@ -130,7 +130,7 @@ class Architecture:
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             msg = f"the architecture is not JSON: {error}"
             raise ModelError(msg) from error
         choices = content.get("architecture") if isinstance(content, dict) else None

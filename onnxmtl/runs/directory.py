@@ -111,7 +111,11 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], config: Mapping[str, Any], command: Sequence[str] = ()
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        command: Sequence[str] = (),
+        source: Mapping[str, Any] | None = None,
     ) -> RunDirectory:
         """Start a run in a new or empty directory.
 
@@ -119,6 +123,7 @@ class RunDirectory:
             path: The directory; parents are made.
             config: All that the result depends on, as JSON values; ``config["seed"]`` is the run's seed.
             command: The command line, for people; it goes into run.json and nowhere else.
+            source: Where the model came from, for people too.
 
         Raises:
             RunError: The directory is not empty, in use, or the disk refuses.
@@ -129,6 +134,7 @@ class RunDirectory:
             "seed": config.get("seed"),
             "config": canonical(dict(config)),
             "command": list(command),
+            "source": dict(source or {}),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": versions(),
         }

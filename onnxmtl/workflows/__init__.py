@@ -1,9 +1,10 @@
 """The public Python API: every loop that crosses rooms lives here."""
 
+from onnxmtl.deploy.exporting import export_prototxt
 from onnxmtl.workflows.compilation import Compiled, compile
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.importing import load
 from onnxmtl.workflows.session import Observer
 from onnxmtl.workflows.verification import verify
 
-__all__ = ["CompileConfig", "Compiled", "Observer", "compile", "load", "verify"]
+__all__ = ["CompileConfig", "Compiled", "Observer", "compile", "export_prototxt", "load", "verify"]

@@ -16,16 +16,18 @@ from onnxmtl import ir as graphs
 from onnxmtl.analysis.sites import site_table
 from onnxmtl.cost.count import count
 from onnxmtl.cost.sharing import SharingRow, sharing
+from onnxmtl.deploy.explain import write_diagnostics
 from onnxmtl.deploy.report import LayerRow, Report, TaskResult, run_command
 from onnxmtl.deploy.verify import MODEL_FILE
 from onnxmtl.errors import ModelError
+from onnxmtl.frontends.source import Dialect
 from onnxmtl.ir import diagnostics
 from onnxmtl.kinds import TaskSet, load_tasks
 from onnxmtl.lowering import LoweredModule, write_back
 from onnxmtl.passes.instruments import Instrument
 from onnxmtl.policy import Architecture, Policy
 from onnxmtl.policy.decoders import argmax, sample
-from onnxmtl.runs import Phase, RunDirectory, atomic_write, file_sha256, free_path, read_json, write_json
+from onnxmtl.runs import Phase, RunDirectory, atomic_write, free_path, read_json, write_json
 from onnxmtl.search.engine import SearchStage, train_weights
 from onnxmtl.search.recipe import Recipe, Stage, recipe_named
 from onnxmtl.train.checkpoint import load_weights, save_weights
@@ -35,8 +37,9 @@ from onnxmtl.train.metrics import higher_is_better
 from onnxmtl.workflows.baselines import Baseline, train_baselines
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.emit import emit, selection
-from onnxmtl.workflows.preparation import Prepared, prepare
+from onnxmtl.workflows.preparation import Prepared, graph_digest, prepare
 from onnxmtl.workflows.session import WEIGHTS_FILE, Metrics, Observer, Session, Silent, write_metrics
+from onnxmtl.workflows.source import Source
 
 CERTIFIED_IMAGES = 8
 EMITTED = (MODEL_FILE, f"{MODEL_FILE}.data", "certificate.json", "certificate.npz", "verify.json", "report.json")
@@ -60,10 +63,13 @@ class Compiled:
 
 
 def compile(
-    model: str | os.PathLike[str],
+    model: Any,
     tasks: str | TaskSet,
     config: CompileConfig | None = None,
     *,
+    example_input: Any = None,
+    weights: str | os.PathLike[str] | None = None,
+    dialect: Dialect = "auto",
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     recipe: Recipe | str | None = None,
@@ -76,9 +82,12 @@ def compile(
     """Search what the tasks should share, train it and emit one multi-task ONNX model.
 
     Args:
-        model: Path of the backbone (ONNX).
+        model: The backbone: a path (``.onnx``, ``.prototxt``), or any object that :func:`onnxmtl.load` takes.
         tasks: A task set, a TOML file, or the short form ``"seg=segmentation:13,depth,normals"``.
         config: Options; `options` given by name replace its fields.
+        example_input: What a torch module's forward takes.
+        weights: The ``.caffemodel`` of a prototxt.
+        dialect: Of a prototxt.
         out: Directory of the run; must be new or empty. Default: the next free ``runs/compile-N``.
         resume: Go on with the run in `out`, which must have been started with the same arguments.
         recipe: The name of a recipe, or one of your own; None takes ``config.recipe``.
@@ -101,21 +110,25 @@ def compile(
     path = Path(out) if out is not None else free_path("runs", "compile")
     if not resume:
         RunDirectory.check_free(path)  # before the work of importing
-    prepared = prepare(model, task_set, settings, chosen, instruments)
+    source = Source(model, example_input, weights, dialect)
+    prepared = prepare(source, task_set, settings, chosen, instruments)
     content = {
-        "model": file_sha256(model),
+        **source.digests(graph_digest(prepared.backbone)),
+        "dialect": dialect,
         "tasks": prepared.tasks.to_json(),
         **settings.describe(),
         "threads": torch.get_num_threads(),  # sums are split among threads: another number, other last bits
         "recipe": chosen.name,
         "with_recipe": chosen.describe(),  # last in the alphabet: a changed option is told by its own name
     }
-    opened = RunDirectory.resume(path, content) if resume else RunDirectory.create(path, content, command)
+    opened = (
+        RunDirectory.resume(path, content) if resume else RunDirectory.create(path, content, command, source.describe())
+    )
     with opened as run:
         session = Session(
             run, prepared.tasks, prepared.data, settings, observer or Silent(), instruments, checkpoint_every
         )
-        return _Compilation(session, Path(model), prepared, chosen).run()
+        return _Compilation(session, source.title, prepared, chosen).run()
 
 
 def _adjusted(recipe: Recipe, config: CompileConfig) -> Recipe:
@@ -132,8 +145,8 @@ def _adjusted(recipe: Recipe, config: CompileConfig) -> Recipe:
 class _Compilation:
     """One run: its phases in order, each read back if it is done already."""
 
-    def __init__(self, session: Session, source: Path, prepared: Prepared, recipe: Recipe) -> None:
-        self.session, self.source, self.prepared, self.recipe = session, source, prepared, recipe
+    def __init__(self, session: Session, title: str, prepared: Prepared, recipe: Recipe) -> None:
+        self.session, self.title, self.prepared, self.recipe = session, title, prepared, recipe
         self.backbone = prepared.backbone
         self.tasks, self.data, self.config, self.setting = session.tasks, session.data, session.config, session.setting
 
@@ -142,7 +155,7 @@ class _Compilation:
         supermodel = self.prepared.supermodel
         self._write_graphs(self.prepared.multitask, supermodel)
         baselines = train_baselines(self.session, self.backbone, self.recipe) if self.config.baselines else {}
-        initial = supermodel.clone()
+        initial = graphs.clone(supermodel)
         searched = self._search(supermodel)
         architecture, selected = self._decode(searched)
         trained, weights = self._post_train(selected, initial, architecture)
@@ -154,6 +167,8 @@ class _Compilation:
             graphs.save(multitask, folder / "multitask.onnx")
             graphs.save(supermodel, folder / "supermodel.onnx")
             atomic_write(folder / "tasks.json", self.tasks.to_json().encode())
+            # Before anything is trained: the search hands its supermodel on without them.
+            write_diagnostics(folder, **{"import": self.backbone, "heads": multitask, "space": supermodel})
 
         self.session.phase("import", write, graph=self.prepared.digest())
 
@@ -197,6 +212,7 @@ class _Compilation:
             atomic_write(folder / "architecture.json", architecture.to_json().encode())
             graphs.save(selected, folder / "selected.onnx")
             write_metrics(folder, metrics)
+            write_diagnostics(folder, select=selected)
             write_json(
                 folder / "candidates.json",
                 [{"architecture": c.to_dict(), "taken": i == best} for i, (c, _, _) in enumerate(scored)],
@@ -262,6 +278,7 @@ class _Compilation:
             found = self.session.evaluate(self.session.module(trained))
             filled = self._report(trained, final, folder, found, baselines, weights)
             write_json(folder / "report.json", filled.to_json())
+            write_diagnostics(folder, finalize=final)
 
         folder = self.session.phase("emit", write, fold=self.config.fold)
         for name in EMITTED:
@@ -314,7 +331,7 @@ class _Compilation:
         costs = {"found": count(final, file_bytes=(folder / MODEL_FILE).stat().st_size)}
         costs |= {name: baseline.costs for name, baseline in baselines.items()}
         return Report(
-            title=f"{self.source.name} on {self.data.name}",
+            title=f"{self.title} on {self.data.name}",
             tasks=tuple(rows),
             costs=costs,
             sharing=tuple(LayerRow.of(row) for row in _layers(trained, self.backbone)),

@@ -57,11 +57,13 @@ def emit(
     """
     contract = dataclasses.asdict(spec)
     finalize = Pipeline(finalize_passes(tasks, contract, fold=fold), instruments=instruments, name="finalize")
-    final = finalize(trained.clone()).model
+    final = finalize(graphs.clone(trained)).model
     structure = _prove(trained, final, supermodel)
     graphs.save(final, folder / MODEL_FILE)
     # Torch computes the certificate on the unfolded model: folding is part of what is verified.
-    plain = Pipeline([DropTrainingOnly(), ApplyOutputContract(tasks, contract)], name="contract")(trained.clone()).model
+    plain = Pipeline([DropTrainingOnly(), ApplyOutputContract(tasks, contract)], name="contract")(
+        graphs.clone(trained)
+    ).model
     module = to_torch(plain).eval()
     with torch.no_grad():
         outputs = {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
@@ -81,7 +83,7 @@ def _prove(trained: ir.Model, final: ir.Model, supermodel: ir.Model | None) -> d
     proof: dict[str, Any] = {"architecture": trained.metadata_props.get("onnxmtl.architecture", "")}
     if supermodel is not None and proof["architecture"]:
         architecture = Architecture.from_json(proof["architecture"])
-        again = Pipeline(selection(architecture), name="select")(supermodel.clone()).model
+        again = Pipeline(selection(architecture), name="select")(graphs.clone(supermodel)).model
         differences += compare_structures(again, trained)
         proof["compared_with"] = "the selection from the supermodel"
     if differences:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Sequence
 
 import onnx_ir as ir
@@ -12,6 +11,7 @@ import onnx_ir as ir
 from onnxmtl.analysis.sites import site_table
 from onnxmtl.data import Dataset, DataSource, Subset, iterate
 from onnxmtl.errors import DataError
+from onnxmtl.ir import clone
 from onnxmtl.ir.passes import PassBase
 from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering.ops import check_supported
@@ -27,6 +27,7 @@ from onnxmtl.train.priors import label_priors, start_from
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.data import open_data
 from onnxmtl.workflows.importing import load
+from onnxmtl.workflows.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +53,23 @@ class Prepared:
 
         Covers what a configuration only names: external weights, heads and data of the user.
         """
-        found = hashlib.sha256()
-        for node in self.supermodel.graph:
-            names = [[value and value.name for value in values] for values in (node.inputs, node.outputs)]
-            found.update(repr((node.domain, node.op_type, *names)).encode())
-        for name, value in self.supermodel.graph.initializers.items():
-            if value.const_value is not None:
-                found.update(name.encode() + value.const_value.tobytes())
-        return found.hexdigest()
+        return graph_digest(self.supermodel)
+
+
+def graph_digest(model: ir.Model) -> str:
+    """Of a model's nodes and weights, wherever the weights lie."""
+    found = hashlib.sha256()
+    for node in model.graph:
+        names = [[value and value.name for value in values] for values in (node.inputs, node.outputs)]
+        found.update(repr((node.domain, node.op_type, *names)).encode())
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            found.update(name.encode() + value.const_value.tobytes())
+    return found.hexdigest()
 
 
 def prepare(
-    model: str | os.PathLike[str],
+    source: Source,
     tasks: TaskSet,
     config: CompileConfig,
     recipe: Recipe,
@@ -75,7 +81,10 @@ def prepare(
         OnnxMTLError: The model, the tasks, the data or the options cannot be used; one clear line.
     """
     backbone = load(
-        model,
+        source.model,
+        source.example_input,
+        weights=source.weights,
+        dialect=source.dialect,
         features=config.features,
         output_stride=config.output_stride,
         batchnorm=config.batchnorm,
@@ -87,7 +96,7 @@ def prepare(
     data, tasks = open_data(backbone, tasks, config)
 
     def rewrite(model: ir.Model, passes: Sequence[PassBase], name: str) -> ir.Model:
-        return Pipeline(passes, instruments=(CheckInvariants(), *instruments), name=name)(model.clone()).model
+        return Pipeline(passes, instruments=(CheckInvariants(), *instruments), name=name)(clone(model)).model
 
     multitask = rewrite(backbone, [AttachHeads(tasks, config.seed)], "heads")
     check_supported(multitask.graph)  # the user's heads

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from onnxmtl.data import DataSource
+from onnxmtl.ir import clone
 from onnxmtl.ir.passes import PassBase
 from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering import LoweredModule, to_torch
@@ -98,7 +99,7 @@ class Session:
 
     def rewrite(self, model: ir.Model, passes: Sequence[PassBase], name: str) -> ir.Model:
         """A copy of `model` after `passes`."""
-        return Pipeline(passes, instruments=self.instruments, name=name)(model.clone()).model
+        return Pipeline(passes, instruments=self.instruments, name=name)(clone(model)).model
 
     def module(self, model: ir.Model) -> LoweredModule:
         """`model` as a torch module on the run's device."""

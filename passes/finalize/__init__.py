@@ -1,7 +1,8 @@
 """``finalize``: from a trained multi-task model to the model that is handed over.
 
 Identities go first, so that a Dropout between a convolution and its normalization does not hide the pair; the output
-contract comes after folding, so that nothing of it is taken for a layer; metadata is written last, and checked.
+contract comes after folding, so that nothing of it is taken for a layer; the order of nodes is canonical; metadata is
+written last, and checked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from onnxmtl.passes.finalize.check import CheckFinal
 from onnxmtl.passes.finalize.contract import ApplyOutputContract
 from onnxmtl.passes.finalize.dedup import DedupInitializers
 from onnxmtl.passes.finalize.metadata import WriteMetadata
+from onnxmtl.passes.finalize.order import OrderByLevel
 from onnxmtl.passes.finalize.training import DropTrainingOnly
 from onnxmtl.passes.finalize.unused import RemoveUnused
 
@@ -25,6 +27,7 @@ __all__ = [
     "DedupInitializers",
     "DropTrainingOnly",
     "FoldBatchNorm",
+    "OrderByLevel",
     "RemoveUnused",
     "WriteMetadata",
     "finalize_passes",
@@ -48,6 +51,7 @@ def finalize_passes(
         ApplyOutputContract(tasks, input_spec),
         DedupInitializers(weights=dedup_weights),
         RemoveUnused(),
+        OrderByLevel(),
         WriteMetadata(),
         CheckFinal(),
     ]

@@ -27,10 +27,12 @@ import onnx_ir as ir
 
 from onnxmtl.cost.sharing import FOLDED_KEY
 from onnxmtl.ir import Diagnostic, Namer, new_initializer, report, role_of, set_role, sources, stamp, unite
+from onnxmtl.ir.metadata import json_names
 from onnxmtl.ir.passes import InPlacePass, PassResult
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _LINEAR = frozenset(("Conv", "ConvTranspose", "Gemm"))
+_WHY_NOT = "folding would need a copy of the weights; it costs a multiplication and an addition per element"
 _BIAS = 2  # the input that is the bias, of all three
 
 
@@ -38,7 +40,8 @@ class FoldBatchNorm(InPlacePass):
     """Remove BatchNormalization nodes; the arithmetic is done in float64.
 
     Ensures that values keep their names and that the only BatchNormalization nodes left are those in training mode,
-    with parameters that are no initializers, or on a value of unknown rank. Each of these leaves a diagnostic.
+    with parameters that are no initializers, or on a value of unknown rank. Each of these leaves a diagnostic, and so
+    does each that is spelled out.
     """
 
     preserves_numerics = True
@@ -56,10 +59,12 @@ class FoldBatchNorm(InPlacePass):
                 report(model, Diagnostic("batchnorm-kept", affine, str(node.name), "export it in inference mode"))
                 continue
             before = _private_operator(node)
-            if before is not None:
+            if isinstance(before, ir.Node):
                 _fold(graph, namer, before, node, *affine)
                 modified = True
             elif (rank := _rank(node)) is not None:
+                message = f"became Mul and Add instead of part of an operator: {before}"
+                report(model, Diagnostic("batchnorm-not-folded", message, str(node.name), _WHY_NOT))
                 _spell_out(self, graph, namer, node, rank, *affine)
                 modified = True
             else:
@@ -82,19 +87,29 @@ def _scale_and_shift(norm: ir.Node) -> tuple[_Array, _Array] | str:
     return scale, beta - scale * mean
 
 
-def _private_operator(norm: ir.Node) -> ir.Node | None:
-    """The operator before `norm` if the pair can be folded without copying weights."""
+def _private_operator(norm: ir.Node) -> ir.Node | str:
+    """The operator before `norm` if the pair can be folded without copying weights, or why it cannot."""
     x = norm.inputs[0]
     node = x.producer() if x is not None else None
-    if x is None or node is None or node.op_type not in _LINEAR or node.domain != "":
-        return None
-    if len(x.uses()) != 1 or x.is_graph_output() or node.inputs[0] is None or node.inputs[0].is_initializer():
-        return None
+    if x is None or node is None:
+        return "no operator comes before it"
+    if node.op_type not in _LINEAR or node.domain != "":
+        return f"it follows {node.op_type} {node.name!r}, which has no weights to take it in"
+    if x.is_graph_output():
+        return f"the value before it, {x.name!r}, is an output"
+    if len(x.uses()) != 1:
+        others = ", ".join(repr(user.name) for user in x.consumers() if user is not norm)
+        return f"the value before it, {x.name!r}, is read by {others} too"
+    if node.inputs[0] is None or node.inputs[0].is_initializer():
+        return f"{node.name!r} has its weight on the left"
     weight = node.inputs[1]
-    if weight is None or not _is_constant(weight) or len(weight.uses()) != 1 or weight.is_graph_output():
-        return None
+    if weight is None or not _is_constant(weight) or weight.is_graph_output():
+        return f"the weight of {node.name!r} is computed or fed from outside"
+    if len(weight.uses()) != 1:
+        others = ", ".join(repr(user.name) for user in weight.consumers() if user is not node)
+        return f"the weight {weight.name!r} serves {others} too, with statistics of their own"
     bias = node.inputs[_BIAS] if len(node.inputs) > _BIAS else None
-    return node if bias is None or _is_constant(bias) else None
+    return node if bias is None or _is_constant(bias) else f"the bias of {node.name!r} is computed or fed from outside"
 
 
 def _is_constant(value: ir.Value) -> bool:
@@ -166,7 +181,7 @@ def _spell_out(
 
 def _remember(node: ir.Node, norm: ir.Node) -> None:
     """Note which of the sources of `node` are those of a normalization."""
-    taken = json.loads(node.metadata_props.get(FOLDED_KEY, "[]"))
+    taken = json_names(node.metadata_props, FOLDED_KEY)
     node.metadata_props[FOLDED_KEY] = json.dumps(sorted({*taken, *sources(norm)}), ensure_ascii=False)
 
 

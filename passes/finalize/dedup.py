@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import onnx_ir as ir
 
 from onnxmtl import ops
-from onnxmtl.ir import Role, role_of
+from onnxmtl.ir import Diagnostic, Role, report, role_of
 from onnxmtl.ir.passes import InPlacePass, PassResult
 
 
@@ -35,9 +35,13 @@ class DedupInitializers(InPlacePass):
         graph = model.graph
         trained = set() if self.weights else set(ops.trainable_values(graph))
         kept: dict[Hashable, ir.Value] = {}
+        apart: dict[Hashable, ir.Value] = {}
         modified = False
         for name, value in list(graph.initializers.items()):
-            if value in trained or value.is_graph_input() or value.is_graph_output():
+            if value in trained:
+                self._explain(model, value, apart)
+                continue
+            if value.is_graph_input() or value.is_graph_output():
                 continue
             if role_of(value) is Role.LOGITS or value.const_value is None:
                 continue
@@ -48,6 +52,21 @@ class DedupInitializers(InPlacePass):
             del graph.initializers[name]
             modified = True
         return PassResult(model, modified)
+
+    def _explain(self, model: ir.Model, value: ir.Value, apart: dict[Hashable, ir.Value]) -> None:
+        """Say that two weights of equal content stay two; large ones are not read for it."""
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes > _READ_AT_MOST:
+            return
+        first = apart.setdefault(_content(tensor, role_of(value)), value)
+        users = [str(user.name) for user in value.consumers()]
+        if first is not value and users:
+            message = f"the weight {value.name!r} equals {first.name!r} and stays a weight of its own"
+            hint = "copies that nobody trained are equal; finalize with dedup_weights=True merges them"
+            report(model, Diagnostic("weights-kept-apart", message, users[0], hint))
+
+
+_READ_AT_MOST = 1 << 20  # bytes
 
 
 def _content(tensor: ir.TensorProtocol, role: Role) -> Hashable:

@@ -39,6 +39,7 @@ from onnxmtl.ir import (
 from onnxmtl.ir.passes import InPlacePass, PassResult, Refused, RemoveUnusedNodesPass
 from onnxmtl.passes.spaces.skip import Skip, SkipMode, plan_skip, skip_nodes
 from onnxmtl.passes.spaces.units import Granularity, Unit, find_units
+from onnxmtl.passes.spaces.why import explain_sites, no_skip
 
 SHARED, OWN, SKIP = "shared", "own", "skip"
 
@@ -84,6 +85,8 @@ class Vcn(InPlacePass):
         units = find_units(model.graph, self.granularity)
         if not units:
             raise Refused("vcn: the backbone has no operator with weights to share")
+        for remark in explain_sites(model.graph, self.granularity, units):
+            report(model, remark)
         _Builder(model, self, units).build()
         model.metadata_props["onnxmtl.kind"] = "supermodel"
         return PassResult(model, modified=True)
@@ -115,6 +118,9 @@ class _Builder:
             elif node in self.first and len(tasks) > 1:
                 self._unit(self.first[node], tasks)
             elif node not in self.handled:
+                if node in self.first:
+                    message = f"only task {tasks[0]!r} comes by, so there is nothing to decide"
+                    report(self.model, Diagnostic("site-not-made", message, str(node.name)))
                 self._plain([node], tasks)
         self.graph.remove(old)
         self.graph.extend(self.order)
@@ -143,6 +149,8 @@ class _Builder:
         self.decided += 1
         self.handled.update(unit.nodes)
         if self.decided <= self.settings.shared_prefix:
+            message = f"one of the first {self.settings.shared_prefix} sites, which the settings force to be shared"
+            report(self.model, Diagnostic("site-not-made", message, unit.site, "a smaller --shared-prefix frees it"))
             self._plain(unit.nodes, tasks)
             return
         for task in tasks:
@@ -248,8 +256,7 @@ class _Builder:
             return None
         plan = plan_skip(unit.nodes[0], self.settings.skip)
         if isinstance(plan, str):
-            hint = "it can still be shared or owned"
-            report(self.model, Diagnostic("no-skip", f"this site offers no skip: {plan}", unit.site, hint))
+            report(self.model, no_skip(unit, plan))
             return None
         return plan
 

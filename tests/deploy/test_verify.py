@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxmtl import runtime
-from onnxmtl.deploy.verify import relative_error, verify, write_certificate
+from onnxmtl.deploy.verify import verify, write_certificate
 from onnxmtl.errors import ModelError, VerificationError
 from onnxmtl.ir import new_initializer, save, set_sources
 from onnxmtl.kinds import TaskSet
@@ -301,14 +301,3 @@ def test_missing_and_damaged_parts_are_one_line(folder, tmp_path):
     (folder / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(ModelError):
         verify(folder)
-
-
-def test_relative_error():
-    y = np.array([1.0, -4.0], dtype=np.float32)
-    assert relative_error(y, y) == 0
-    assert relative_error(y, y + np.float32(0.5)) == pytest.approx(0.125)
-    assert relative_error(y, y[:1]) == np.inf
-    assert relative_error(y, np.array([np.nan, 1], dtype=np.float32)) == np.inf
-    assert relative_error(np.zeros(2, np.float32), np.zeros(2, np.float32)) == 0
-    assert relative_error(np.zeros(2, np.float32), np.ones(2, np.float32)) > 1e30
-    assert relative_error(np.array([1, 2]), np.array([1, 3])) == 0.5

@@ -211,8 +211,15 @@ class TestNumericGuard:
 
     def test_relative_error(self):
         assert relative_error(np.array([1.0, 2.2]), np.array([1.0, 2.0])) == pytest.approx(0.1)
+        assert relative_error(np.array([1.0, 2.2]), np.array([1.0, 2.0]), scale=1.0) == pytest.approx(0.2)
         assert relative_error(np.zeros(2), np.zeros(3)) == float("inf")
+        assert relative_error(np.zeros(2), np.zeros(2)) == 0
+        assert relative_error(np.ones(2, np.float32), np.zeros(2, np.float32)) > 1e30
         assert relative_error(np.array([np.nan]), np.array([1.0])) == float("inf")
+        assert relative_error(np.array([1.0]), np.array([np.inf])) == float("inf")
+        assert relative_error(np.array([-np.inf]), np.array([np.inf])) == float("inf")
+        assert relative_error(np.array([np.inf, np.nan, 1.0]), np.array([np.inf, np.nan, 1.0])) == 0
+        assert relative_error(np.array([1, 3]), np.array([1, 2])) == 0.5
 
 
 def test_the_import_pipeline_reads_like_a_list():

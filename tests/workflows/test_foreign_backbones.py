@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import light
 from helpers.compiling import QUICK
 from torch import nn
 from torch.nn import functional as F
@@ -26,7 +27,6 @@ from onnxmtl.workflows import Compiled, compile, verify
 pytest.importorskip("onnxscript")
 
 TASKS = "seg=segmentation,depth"
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 SIZE = 32
 
 
@@ -228,27 +228,16 @@ def test_a_unet_compiles_on_its_last_feature(folded: bool, tmp_path: Path) -> No
     check(done, module, norms=not folded)
 
 
-# Input sizes: as small as the network's pools allow, so that all of it runs in minutes.
-LIGHTS = {
-    "bvlc_alexnet": 64,
-    "densenet121": 64,
-    "inception_v1": 64,
-    "inception_v2": 64,
-    "resnet50": 64,
-    "shufflenet": 32,
-    "squeezenet": 32,
-    "vgg19": 32,
-    "zfnet512": 64,
-}
 FAST = ("squeezenet",)
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in LIGHTS])
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in light.SIZES])
 def test_the_models_in_the_onnx_wheel_compile(name: str, tmp_path: Path) -> None:
-    size = LIGHTS[name]
+    size = light.SIZES[name]
     dense = {"output_stride": 8} if name == "resnet50" else {}
-    done = compile(LIGHT / f"light_{name}.onnx", TASKS, out=tmp_path / "run", input_size=(size, size), **dense, **QUICK)
+    model = light.FOLDER / f"light_{name}.onnx"
+    done = compile(model, TASKS, out=tmp_path / "run", input_size=(size, size), **dense, **QUICK)
     assert verify(done.path).passed
     assert any(note.startswith("constant-weights") for note in done.report.notes)
     if dense:

@@ -1,6 +1,7 @@
 """Caffe networks: ``.prototxt`` (Caffe's and AutoMTL's dialects) and ``.caffemodel``. ::
 
     model = onnxmtl.frontends.prototxt.load("deploy.prototxt", weights="net.caffemodel")
+    onnxmtl.frontends.prototxt.save(model, "again.prototxt", "again.caffemodel")
 
 The text is read by :mod:`.text` into the messages of :mod:`.schema`, and converted by :mod:`.convert` with one
 converter per layer type (:mod:`.layers`).
@@ -17,10 +18,11 @@ import onnx_ir as ir
 from onnxmtl.errors import ModelError
 from onnxmtl.frontends.prototxt.convert import convert
 from onnxmtl.frontends.prototxt.dialect import Dialect
+from onnxmtl.frontends.prototxt.export import save
 from onnxmtl.frontends.prototxt.text import read as read_text
 from onnxmtl.frontends.prototxt.weights import read as read_weights
 
-__all__ = ["Dialect", "load"]
+__all__ = ["Dialect", "load", "save"]
 
 
 def load(
