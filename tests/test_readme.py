@@ -62,7 +62,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 def test_the_main_example_runs(workplace, capsys):
-    (code,) = (block for block in blocks("python") if "onnxmtl.compile" in block)
+    (code,) = (block for block in blocks("python") if "onnxmtl.compile(" in block)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["result"].model == Path("runs/compile-1/model.onnx")
@@ -72,15 +72,24 @@ def test_the_main_example_runs(workplace, capsys):
 
 
 def test_the_pass_example_runs_without_torch(workplace):
-    (code,) = (block for block in blocks("python") if "Sequential" in block)
+    (code,) = (block for block in blocks("python") if "ir.passes.Sequential" in block)
     code += "\nimport sys\nassert 'torch' not in sys.modules, 'torch was imported'\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d+ \['features\.8\.2\.out'\]\n", done.stdout)
 
 
+def test_the_torch_example_runs(capsys):
+    (code,) = (block for block in blocks("python") if "onnxmtl.load" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "stride=4, channels=16" in printed
+    # 8 x 3 x 3 x 3 weights at 32 x 32 places, 16 x 8 x 3 x 3 at 16 x 16.
+    assert re.findall(r"\] (\d+)$", printed, re.MULTILINE) == [str(8 * 27 * 32 * 32), str(16 * 72 * 16 * 16)]
+
+
 def test_every_python_block_is_tested():
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
 
 
 # Commands
@@ -101,7 +110,8 @@ def test_options_named_alone_exist():
     compiled, _ = command_of(["compile"])
     named = {word for piece in pieces() if piece.startswith("-") for word in piece.split() if word.startswith("-")}
     assert named >= {"--features", "--output-stride", "--batchnorm", "--input-size", "--resume", "--seed"}
-    assert named <= options_of(compiled)
+    inspected, _ = command_of(["inspect"])
+    assert named <= options_of(compiled) | options_of(inspected)
 
 
 def test_a_wrong_option_would_be_noticed():
