@@ -5,11 +5,14 @@ from __future__ import annotations
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxmtl.cli.console import JsonOption, QuietOption, SeedOption, TrainingProgress, console, emit_json, results
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Norm(enum.StrEnum):
@@ -59,6 +62,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+def split_names(given: Sequence[str] | None) -> tuple[str, ...]:
+    """``--features a,b --features c`` as three names."""
+    return tuple(name.strip() for text in given or () for name in text.split(",") if name.strip())
+
+
 def parse_weights(entries: list[str]) -> dict[str, float]:
     """``["sharing=1e-3"]`` -> {"sharing": 0.001}."""
     found = {}
@@ -104,6 +112,10 @@ def compile_command(
     regularizer: Annotated[
         list[str] | None, typer.Option("--regularizer", help="NAME=WEIGHT, as multiply_adds=0.5 (repeatable).")
     ] = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option(help="Train this architecture.json (of a run, or AutoMTL's policy) instead of searching one."),
+    ] = None,
     samples: Annotated[
         int, typer.Option(min=0, help="Draw so many architectures, take the best; 0: the recipe's way.")
     ] = 0,
@@ -148,7 +160,7 @@ def compile_command(
         steps=steps,
         batch_size=batch_size,
         seed=seed,
-        features=tuple(features or ()),
+        features=split_names(features),
         output_stride=output_stride,
         batchnorm=batchnorm.value,
         input_size=size,
@@ -167,6 +179,7 @@ def compile_command(
             config,
             weights=weights,
             dialect=dialect.value,
+            architecture=architecture,
             out=output,
             resume=resume,
             observer=progress,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from onnxmtl.errors import ModelError
@@ -12,6 +14,30 @@ from onnxmtl.policy.architecture import Architecture
 # AutoMTL's words and ours. The space `vcn` calls its options so.
 _OPTIONS = {"shared": "shared", "specific": "own", "own": "own", "skip": "skip"}
 _FORM = '{"order": ["shared", "specific", "skip"], "policy": {layer: {task: [p, p, p]}}}'
+
+
+def read_architecture(path: str | os.PathLike[str]) -> Architecture:
+    """Read an architecture from a file: ours (``architecture.json`` of a run), or a policy in AutoMTL's terms.
+
+    Raises:
+        ModelError: The file cannot be read, or has another form; names the file.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        msg = f"{path}: cannot be read as an architecture ({reason})"
+        raise ModelError(msg) from error
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None  # the reader of ours says what is wrong
+    try:
+        foreign = isinstance(content, dict) and "policy" in content
+        return read_automtl_policy(text) if foreign else Architecture.from_json(text)
+    except ModelError as error:
+        msg = f"{path}: {error}"
+        raise ModelError(msg) from error
 
 
 def read_automtl_policy(text: str, *, tasks: Mapping[str, str] | None = None) -> Architecture:

@@ -149,6 +149,18 @@ class Recipe:
         """The stage that trains the selected model."""
         return next((stage for stage in self.stages if stage.relaxation == "selected"), None)
 
+    def without_search(self) -> Recipe:
+        """The recipe for an architecture that is given: all steps train the selected model.
+
+        Raises:
+            RunError: It never trains the selected model.
+        """
+        final = self.final_stage
+        if final is None:
+            msg = f"recipe {self.name!r} does not train the selected model, so it cannot train a given architecture"
+            raise RunError(msg)
+        return dataclasses.replace(self, stages=(dataclasses.replace(final, share=1.0),), regularizers={})
+
     def weight_steps(self, total: int) -> int:
         """Weight updates the found model has behind it after a run of `total` steps."""
         final = self.final_stage

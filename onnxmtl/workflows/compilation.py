@@ -25,7 +25,7 @@ from onnxmtl.ir import diagnostics
 from onnxmtl.kinds import TaskSet, load_tasks
 from onnxmtl.lowering import LoweredModule, write_back
 from onnxmtl.passes.instruments import Instrument
-from onnxmtl.policy import Architecture, Policy
+from onnxmtl.policy import Architecture, Policy, read_architecture
 from onnxmtl.policy.decoders import argmax, sample
 from onnxmtl.runs import Phase, RunDirectory, atomic_write, free_path, read_json, write_json
 from onnxmtl.search.engine import SearchStage, train_weights
@@ -73,6 +73,7 @@ def compile(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     recipe: Recipe | str | None = None,
+    architecture: Architecture | str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     instruments: Sequence[Instrument] = (),
     command: Sequence[str] = (),
@@ -91,6 +92,8 @@ def compile(
         out: Directory of the run; must be new or empty. Default: the next free ``runs/compile-N``.
         resume: Go on with the run in `out`, which must have been started with the same arguments.
         recipe: The name of a recipe, or one of your own; None takes ``config.recipe``.
+        architecture: What the tasks share, if that is known already: an architecture or the file of one, ours or
+            AutoMTL's. Nothing is searched then; all steps train the model that it selects.
         observer: Told about progress.
         instruments: Watch the graph passes.
         command: The command line, kept in run.json.
@@ -106,17 +109,23 @@ def compile(
     settings = dataclasses.replace(config or CompileConfig(), **options)
     given = settings.recipe if recipe is None else recipe
     chosen = _adjusted(recipe_named(given) if isinstance(given, str) else given, settings)
+    fixed = architecture if isinstance(architecture, Architecture | None) else read_architecture(architecture)
+    if fixed is not None:
+        chosen = chosen.without_search()
     task_set = load_tasks(tasks) if isinstance(tasks, str) else tasks
     path = Path(out) if out is not None else free_path("runs", "compile")
     if not resume:
         RunDirectory.check_free(path)  # before the work of importing
     source = Source(model, example_input, weights, dialect)
     prepared = prepare(source, task_set, settings, chosen, instruments)
+    if fixed is not None:
+        fixed.validate(site_table(prepared.supermodel))
     content = {
         **source.digests(graph_digest(prepared.backbone)),
         "dialect": dialect,
         "tasks": prepared.tasks.to_json(),
         **settings.describe(),
+        "architecture": None if fixed is None else fixed.to_dict(),
         "threads": torch.get_num_threads(),  # sums are split among threads: another number, other last bits
         "recipe": chosen.name,
         "with_recipe": chosen.describe(),  # last in the alphabet: a changed option is told by its own name
@@ -128,7 +137,7 @@ def compile(
         session = Session(
             run, prepared.tasks, prepared.data, settings, observer or Silent(), instruments, checkpoint_every
         )
-        return _Compilation(session, source.title, prepared, chosen).run()
+        return _Compilation(session, source.title, prepared, chosen, fixed).run()
 
 
 def _adjusted(recipe: Recipe, config: CompileConfig) -> Recipe:
@@ -145,8 +154,11 @@ def _adjusted(recipe: Recipe, config: CompileConfig) -> Recipe:
 class _Compilation:
     """One run: its phases in order, each read back if it is done already."""
 
-    def __init__(self, session: Session, title: str, prepared: Prepared, recipe: Recipe) -> None:
+    def __init__(
+        self, session: Session, title: str, prepared: Prepared, recipe: Recipe, architecture: Architecture | None
+    ) -> None:
         self.session, self.title, self.prepared, self.recipe = session, title, prepared, recipe
+        self.architecture = architecture  # given, not searched
         self.backbone = prepared.backbone
         self.tasks, self.data, self.config, self.setting = session.tasks, session.data, session.config, session.setting
 
@@ -200,8 +212,8 @@ class _Compilation:
         policy = Policy.of_model(supermodel, table)
 
         def decode(phase: Phase, folder: Path) -> None:
-            candidates = [argmax(policy)]
-            if self.recipe.decoder == "sample":
+            candidates = [argmax(policy) if self.architecture is None else self.architecture]
+            if self.recipe.decoder == "sample" and self.architecture is None:
                 candidates = list(dict.fromkeys(sample(policy, self.recipe.samples, self.config.seed)))
             scored = []
             for candidate in candidates:

@@ -234,6 +234,54 @@ def test_samples_are_compared_and_one_is_taken(backbone, tmp_path):
     assert taken["architecture"] == done.architecture.to_dict()
 
 
+def test_an_architecture_that_is_given_is_trained_and_nothing_searched(full, backbone, tmp_path):
+    (file,) = full.path.glob("phases/*-decode/architecture.json")
+    sites = list(full.architecture.choices)
+    given = {site: {"seg": "own", "depth": "shared"} for site in sites}
+    told = []
+
+    class Observer:
+        def stage(self, name, total, start=0):
+            told.append((name, total))
+
+        def update(self, step, losses, cost=None):
+            pass
+
+    done = compile(
+        backbone, TASKS, out=tmp_path / "run", architecture=Architecture(given), observer=Observer(), **QUICK
+    )
+    assert done.architecture.to_dict() == given
+    assert told == [("post-train", QUICK["steps"])]
+    assert verify(done.path).passed
+    again = compile(backbone, TASKS, out=tmp_path / "again", architecture=file, **QUICK)
+    assert again.architecture == full.architecture
+    # The same in AutoMTL's words.
+    order = ["shared", "specific", "skip"]
+    policy = {s: {"seg": [0, 1, 0], "depth": [1, 0, 0]} for s in sites}
+    (tmp_path / "policy.json").write_text(json.dumps({"order": order, "policy": policy}))
+    third = compile(backbone, TASKS, out=tmp_path / "third", architecture=tmp_path / "policy.json", **QUICK)
+    assert third.model.read_bytes() == done.model.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read as an architecture"),
+        ("[" * 5000, "not JSON"),
+        ("{}", "needs the form"),
+        ('{"architecture": {"nowhere": {"seg": "own"}}}', "does not fit the supermodel"),
+        ('{"policy": {"nowhere": {"seg": [1, 0]}}}', "3 probabilities"),
+    ],
+)
+def test_an_architecture_that_does_not_fit_is_refused_before_anything_is_written(backbone, tmp_path, content, words):
+    file = tmp_path / "given.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ModelError, match=words):
+        compile(backbone, TASKS, out=tmp_path / "run", architecture=file, **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_config_and_names_are_the_same(backbone, tmp_path):
     first = compile(backbone, TaskSet.parse(TASKS), CompileConfig(**QUICK), out=tmp_path / "a")
     second = compile(backbone, TASKS, out=tmp_path / "b", **QUICK)
