@@ -31,8 +31,10 @@ def check_nodes(model: ir.Model, where: str) -> None:
     Raises:
         ModelError: Names the first node that is wrong, and what.
     """
-    for value in (*model.graph.inputs, *model.graph.outputs):
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         _free(value)
+        _require_text(where, value.name, *value.metadata_props.items())
+    _require_text(where, model.graph.name, *model.metadata_props.items(), *model.graph.metadata_props.items())
     opsets = dict(model.graph.opset_imports)
     for function in model.functions.values():
         # The nodes of functions may be of other opsets than the graph's.
@@ -41,8 +43,10 @@ def check_nodes(model: ir.Model, where: str) -> None:
     for node in model.graph.all_nodes():
         _check(node, opsets, where)
     for node in all_nodes(model):
+        _require_text(where, *node.metadata_props.items())
         for value in node.outputs:
             _free(value)
+            _require_text(where, value.name, *value.metadata_props.items())
 
 
 def _free(value: ir.Value) -> None:
@@ -50,7 +54,17 @@ def _free(value: ir.Value) -> None:
         value.type = None
 
 
+def _require_text(where: str, *entries: object) -> None:
+    """Names are text; protobuf hands on as bytes what is not."""
+    for entry in entries:
+        for text in entry if isinstance(entry, tuple) else (entry,):
+            if text is not None and not isinstance(text, str):
+                msg = f"{where}: the name {text!r} is no text; {_REEXPORT}"
+                raise ModelError(msg)
+
+
 def _check(node: ir.Node, opsets: dict[str, int], where: str) -> None:
+    _require_text(where, node.name, node.op_type, node.domain, node.overload, *node.attributes)
     for name, attribute in node.attributes.items():
         if attribute.type is ir.AttributeType.UNDEFINED:
             raise ModelError(_text(node, where, f"attribute {name!r} has no type"))

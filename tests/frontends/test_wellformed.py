@@ -8,7 +8,7 @@ import pytest
 from helpers.networks import small_network
 
 from onnxmtl.errors import ModelError
-from onnxmtl.frontends.onnx import from_proto
+from onnxmtl.frontends.onnx import from_proto, load
 from onnxmtl.frontends.wellformed import check_nodes
 
 
@@ -76,3 +76,15 @@ def test_what_onnx_does_not_know_is_left_alone():
     proto.opset_import.add(domain="com.acme", version=1)
     del node.input[:]
     from_proto(proto)
+
+
+def test_names_that_are_no_text(tmp_path):
+    """protobuf hands invalid UTF-8 on as bytes."""
+    proto = network()
+    proto.graph.node[0].name = "conv_name"
+    content = proto.SerializeToString()
+    assert content.count(b"conv_name") == 1
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content.replace(b"conv_name", b"conv_nam\x80"))
+    with pytest.raises(ModelError, match=r"the name b'conv_nam\\x80' is no text"):
+        load(path)
