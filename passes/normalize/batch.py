@@ -17,6 +17,7 @@ from onnxmtl.passes.normalize.shapes import BATCH, batch_axis, batch_multiple, i
 
 # Where a constant meets the images element by element.
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
+_BROADCASTING = _ELEMENTWISE | {"Pow", "Max", "Min", "Sum", "Mean", "PRelu"}
 
 
 class DynamicBatch(InPlacePass):
@@ -49,6 +50,7 @@ class DynamicBatch(InPlacePass):
         for node in graph:
             if repair.visit(node):
                 repaired.append(str(node.name))
+            _check_aligned(node)
             changed |= _infer(node, opsets)
             repair.follow(node)
         if repaired:
@@ -60,6 +62,22 @@ class DynamicBatch(InPlacePass):
             if value.shape is not None and value.shape[0] != ir.SymbolicDim(BATCH):
                 _refuse(value)
         return PassResult(model, changed or bool(repaired))
+
+
+def _check_aligned(node: ir.Node) -> None:
+    """One image may broadcast where a batch does not: against the rows of a map, say."""
+    if node.domain != "" or node.op_type not in _BROADCASTING or not any(has_batch(value) for value in node.inputs):
+        return
+    shapes = [value.shape for value in node.inputs if value is not None and value.shape is not None]
+    for place in range(1, max(len(shape) for shape in shapes) + 1):
+        dims = [shape[-place] for shape in shapes if len(shape) >= place]
+        fixed = next((dim for dim in dims if isinstance(dim, int) and dim > 1), None)
+        if fixed is not None and any(not isinstance(dim, int) and batch_multiple(dim) is not None for dim in dims):
+            msg = (
+                f"the batch size is baked into node {node.name!r} ({node.op_type}): it joins the batch with a "
+                f"dimension of {fixed}; export the model with a dynamic batch"
+            )
+            raise ModelError(msg)
 
 
 def has_batch(value: ir.Value | None) -> bool:

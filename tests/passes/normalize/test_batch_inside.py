@@ -107,3 +107,17 @@ def test_a_batch_of_one_behind_an_open_input():
     image = np.random.default_rng(1).standard_normal((3, 4, 4, 4)).astype(np.float32)
     want = image.reshape(3, 2, 2, 4, 4).transpose(0, 2, 1, 3, 4).reshape(image.shape)
     np.testing.assert_array_equal(run(found, image)[0], want)
+
+
+def test_a_batch_that_broadcasts_against_rows_is_refused():
+    """Right for one image only; onnx's inference lets it pass."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> agraph (float[1, 1, 4, 4] image) => (float[1, 1, 4, 4] y)
+    {
+        d = Det(image)
+        y = Add(d, image)
+    }"""
+    found = ir.from_proto(onnx.parser.parse_model(text))
+    NameNodes()(found)
+    FoldConstants()(found)
+    with pytest.raises(ModelError, match="joins the batch with a dimension of 4"):
+        DynamicBatch()(found)
