@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxmtl.ir import EXTERNAL_DATA_BYTES, save, to_bytes, weight_bytes
+from onnxmtl.ir import EXTERNAL_DATA_BYTES, listed, save, to_bytes, weight_bytes
 from onnxmtl.ir.passes import PassBase, PassError
 from onnxmtl.runtime import session
 

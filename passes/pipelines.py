@@ -18,6 +18,7 @@ from onnxmtl.ir.passes import IdentityEliminationPass, PassBase, PassError, Pass
 from onnxmtl.passes.instruments import Instrument, pass_name
 from onnxmtl.passes.normalize.batch import DynamicBatch
 from onnxmtl.passes.normalize.batchnorm import InsertBatchNorm, ReportFoldedBatchNorm
+from onnxmtl.passes.normalize.buffers import MarkBuffers
 from onnxmtl.passes.normalize.dilate import StridesToDilations
 from onnxmtl.passes.normalize.evaluation import EvaluationForm
 from onnxmtl.passes.normalize.features import CutAtFeatures
@@ -132,7 +133,7 @@ def import_pipeline(
     instruments: Sequence[Instrument] = (),
 ) -> Pipeline:
     """A user's backbone into canonical form; for the arguments see :func:`onnxmtl.passes.normalize.normalize`."""
-    passes: list[PassBase] = [NameNodes(), InlineFunctions(), NameNodes(), CleanInputs()]
+    passes: list[PassBase] = [NameNodes(), InlineFunctions(), NameNodes(), CleanInputs(), MarkBuffers()]
     passes += [ToFloat32(double=False), ChannelsFirst()]
     if input_size is not None:
         passes.append(SetOpenSize(input_size))

@@ -67,10 +67,11 @@ def from_graphsurgeon(graph: gs.Graph, origin: ir.Model | None = None) -> ir.Mod
     Raises:
         ModelError: graphsurgeon cannot write the graph: an output without a type, a value that nothing makes.
     """
+    gs = _graphsurgeon()
     from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
     origin = getattr(graph, "__dict__", {}).get(ORIGIN, origin)
-    gs = _graphsurgeon()
+    _check_inputs(graph)
     try:
         with _hollowed(graph) as weights:
             proto = gs.export_onnx(graph)
@@ -90,6 +91,21 @@ def from_graphsurgeon(graph: gs.Graph, origin: ir.Model | None = None) -> ir.Mod
         _restore_model(model, origin, graph)
         _restore(model.graph, graph, origin.graph)
     return model
+
+
+def _check_inputs(graph: gs.Graph) -> None:
+    """Every value that a node reads is made by a node, or is an input or a constant: graphsurgeon does not look."""
+    gs = _graphsurgeon()
+    given = {tensor.name for tensor in graph.inputs}
+    given |= {tensor.name for node in graph.nodes for tensor in node.outputs}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Variable) and tensor.name and tensor.name not in given:
+                msg = (
+                    f"the graph {graph.name!r} is no valid model: node {node.name!r} ({node.op}) reads "
+                    f"{tensor.name!r}, which no node makes; make it, or list it in graph.inputs"
+                )
+                raise ModelError(msg)
 
 
 def is_new(node: ir.Node) -> bool:

@@ -7,6 +7,7 @@ that its classes come from.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -55,7 +56,9 @@ def kind_of(source: Any) -> Kind:
         return "torch"
     if _is_a(source, "onnx_graphsurgeon.ir.graph", "Graph"):
         return "graphsurgeon"
-    msg = f"a {_name(type(source))} is no model: give {_KNOWN}"
+    msg = f"{_name(type(source))} is no model: give {_KNOWN}"
+    if isinstance(source, Mapping) and any(_is_a(value, "torch", "Tensor") for value in source.values()):
+        msg = f"{_name(type(source))} holds weights, not a network; load them into the torch module and give that"
     if isinstance(source, type) and any(
         _is_class(base, "torch.nn.modules.module", "Module") for base in source.__mro__
     ):

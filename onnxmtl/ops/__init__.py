@@ -7,11 +7,21 @@ from onnxmtl.ops.support import (
     OLDEST_OPSET,
     Refusal,
     refusal_message,
+    refusal_texts,
     refusals,
     refusals_in,
     supported,
 )
-from onnxmtl.ops.weights import is_linear_op, mark_constant, trainable_values, weight_slots
+from onnxmtl.ops.weights import (
+    is_constant,
+    is_linear_op,
+    is_tied,
+    mark_buffer,
+    mark_constant,
+    mark_tied,
+    trainable_values,
+    weight_slots,
+)
 
 __all__ = [
     "NEWEST_OPSET",
@@ -20,12 +30,17 @@ __all__ = [
     "Operator",
     "Refusal",
     "Slot",
+    "is_constant",
     "is_linear_op",
+    "is_tied",
+    "mark_buffer",
     "mark_constant",
+    "mark_tied",
     "multiply_adds",
     "operator",
     "operators",
     "refusal_message",
+    "refusal_texts",
     "refusals",
     "refusals_in",
     "registered",

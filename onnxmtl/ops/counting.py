@@ -13,6 +13,7 @@ import math
 import onnx_ir as ir
 
 from onnxmtl.errors import ModelError
+from onnxmtl.ir.wording import dim_text
 
 
 def conv(node: ir.Node) -> int:
@@ -102,7 +103,7 @@ def _inner(node: ir.Node, value: ir.Value | None, axis: int) -> int:
     shape = _dims(node, value)
     size = shape[axis if len(shape) > 1 else 0]
     if not isinstance(size, int):
-        raise ModelError(_unknown(node, value, f"dimension {axis} is {size}, not a number"))
+        raise ModelError(_unknown(node, value, f"dimension {axis} is {dim_text(size)}, not a number"))
     return size
 
 
@@ -128,7 +129,7 @@ def shape_at_one(node: ir.Node | None, value: ir.Value | None, *, batched: bool 
             continue
         batch = batch or _batch_symbol(node)
         if batch is None or dim.value is None or dim.free_symbols() != {batch}:
-            raise ModelError(_unknown(node, value, f"dimension {axis} is {dim}, not a number"))
+            raise ModelError(_unknown(node, value, f"dimension {axis} is {dim_text(dim)}, not a number"))
         dims.append(_at_one(dim))
     return tuple(dims)
 

@@ -82,6 +82,10 @@ def _statistics(node: ir.Node) -> str | None:
     return "running statistics as outputs" if _used(node, 1) else None
 
 
+# Of a raw graph this says nothing: the weight may be computed from constants.
+UNKNOWN_WINDOW = "neither kernel_shape nor the shape of the weight is known"
+
+
 def _rank(node: ir.Node) -> str | None:
     """Windows have 1 to 3 axes."""
     if "kernel_shape" in node.attributes:
@@ -92,7 +96,7 @@ def _rank(node: ir.Node) -> str | None:
         if weight is not None:
             shape = weight.shape if weight.const_value is None else weight.const_value.shape
         if shape is None:
-            return "neither kernel_shape nor the shape of the weight is known"
+            return UNKNOWN_WINDOW
         rank = len(shape) - 2
     return None if 1 <= rank <= 3 else f"{rank} spatial axes, 1 to 3 are covered"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import onnx
 import onnx_ir as ir
 
 from onnxmtl.ir.choice import is_choice
-from onnxmtl.ops.operators import operator
+from onnxmtl.ir.wording import counted
+from onnxmtl.ops.operators import UNKNOWN_WINDOW, operator
 
 OLDEST_OPSET = 7  # what normalization converts from
 # From this opset on the operators mean what the lowering computes (Softmax, Squeeze and Split changed at 13).
@@ -70,7 +71,8 @@ def supported(node: ir.Node, *, raw: bool = False) -> str | None:
         if node.op_type in _QUANTIZED:
             return "quantized"
         return "cannot be trained" if onnx.defs.has(node.op_type) else "no such operator"
-    return None if found.refuse is None else found.refuse(node)
+    reason = None if found.refuse is None else found.refuse(node)
+    return None if raw and reason == UNKNOWN_WINDOW else reason
 
 
 def refusals(graph: ir.Graph, *, raw: bool = False, known: Collection[tuple[str, str]] = ()) -> list[Refusal]:
@@ -108,8 +110,26 @@ def refusals_in(model: ir.Model) -> list[Refusal]:
 
 def refusal_message(found: Sequence[Refusal]) -> str:
     """One line that names every node and says what to do. `found` must not be empty."""
-    noun = "1 node" if len(found) == 1 else f"{len(found)} nodes"
-    return f"{noun} cannot be trained: {', '.join(str(refusal) for refusal in found)}; {_advice(found)}"
+    return f"{counted(len(found), 'node')} cannot be trained: {', '.join(refusal_texts(found))}; {_advice(found)}"
+
+
+def refusal_texts(found: Sequence[Refusal]) -> list[str]:
+    """One text per node; one in all for those that are refused for the opset of the file, which all its nodes have."""
+    texts = [str(refusal) for refusal in found if not _of_opset(refusal)]
+    outdated = [refusal for refusal in found if _of_opset(refusal)]
+    if len(outdated) > 1:
+        first = outdated[0]
+        texts.append(
+            f"{first.operator} {first.node!r} and {counted(len(outdated) - 1, 'node')} more "
+            f"(opset {first.opset}: {first.reason})"
+        )
+    else:
+        texts += map(str, outdated)
+    return texts
+
+
+def _of_opset(refusal: Refusal) -> bool:
+    return refusal.reason.startswith("opsets ")
 
 
 def opset_of(node: ir.Node) -> int | None:
@@ -145,11 +165,11 @@ def _is_constant(node: ir.Node, constant: Collection[ir.Value]) -> bool:
     )
 
 
-def _advice(found: Iterable[Refusal]) -> str:
+def _advice(found: Sequence[Refusal]) -> str:
     reasons = {refusal.reason for refusal in found}
     if reasons == {"quantized"}:
         return "the model is quantized: give the float model it was made from"
-    if all(reason.startswith("opsets ") for reason in reasons):
+    if all(map(_of_opset, found)):
         return f"export the model with an opset from {OLDEST_OPSET} to {NEWEST_OPSET}"
-    advice = "cut the model before them with --features, or export it without these operators"
+    advice = "name features before them with --features, or export the model without these operators"
     return f"{advice} (the quantized ones: give the float model)" if "quantized" in reasons else advice

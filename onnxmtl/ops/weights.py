@@ -1,4 +1,18 @@
-"""Which initializers of a graph are weights, and which of them are trained."""
+"""Which initializers of a graph are weights, and which of them are trained.
+
+An ONNX file does not say what its author trained. The rule: a float initializer is a weight if it stands where an
+operator has its weights (:mod:`onnxmtl.ops.registry`, :func:`weight_slots`), and then it is trained, unless
+
+- it is a running statistic;
+- it is marked as a constant (:func:`mark_constant`). Import marks attention masks, and what torch says to be a buffer
+  or a plain tensor of the module and no parameter: tables of sinusoidal positions, grids of anchors, kernels that
+  blur. Files of torch's default exporter say it for what they did not fold into other constants (``optimize=False``
+  folds nothing); a module given to ``onnxmtl.load`` always says it. What is folded from marked constants alone is one.
+
+Files of others, of torch's older exporter too, do not tell: a fixed table that is added to the activations is trained
+there as a learnt one is. A parameter that does not require a gradient in torch is trained: whether a whole network is
+frozen for fine-tuning or one table for good cannot be told apart.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +28,7 @@ _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 _TOKENS = frozenset({"Expand", "Tile", "Concat"})
 _TOKEN_AXES = 3  # [1, 1, C]: a joined map [1, C, H, W] is padding or coordinates
 CONSTANT_KEY = "onnxmtl.constant"
+TIED_KEY = "onnxmtl.tied"
 
 
 def weight_slots(node: ir.Node) -> list[tuple[Slot, ir.Value]]:
@@ -32,7 +47,7 @@ def weight_slots(node: ir.Node) -> list[tuple[Slot, ir.Value]]:
         value = node.inputs[slot.index] if slot.index < len(node.inputs) else None
         if value is None or not value.is_initializer() or _dtype(value) not in _FLOATS:
             continue
-        if CONSTANT_KEY not in value.metadata_props and (node.op_type not in _TOKENS or _is_token(value)):
+        if not is_constant(value) and (node.op_type not in _TOKENS or _is_token(value)):
             found.append((slot, value))
     if found and node.op_type in _ARITHMETIC and (_elements(found[0][1]) <= 1 or _on_image(node)):
         return []
@@ -74,6 +89,34 @@ def trainable_values(graph: ir.Graph) -> dict[ir.Value, Slot]:
 def mark_constant(value: ir.Value, what: str) -> None:
     """Say that an initializer is no weight although it feeds a slot; `what` it is, is kept in its metadata."""
     value.metadata_props[CONSTANT_KEY] = what
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Whether the value is marked as a constant."""
+    return CONSTANT_KEY in value.metadata_props
+
+
+def mark_tied(value: ir.Value) -> None:
+    """Say that the places that share an initializer are meant to: exporters also merge what only happens to be equal
+    (all zero biases of a fresh network), which import unties."""
+    value.metadata_props[TIED_KEY] = "on purpose"
+
+
+def is_tied(value: ir.Value) -> bool:
+    """Whether the value is marked as shared on purpose."""
+    return TIED_KEY in value.metadata_props
+
+
+def mark_buffer(value: ir.Value) -> bool:
+    """Mark a buffer of a torch module as a constant, unless it is a running statistic. Returns whether it is new."""
+    if is_constant(value) or _dtype(value) not in _FLOATS:
+        return False
+    for node, index in value.uses():
+        entry = spec(node)
+        if entry is not None and any(slot.index == index and not slot.trainable for slot in entry.slots_of(node)):
+            return False
+    mark_constant(value, "buffer")
+    return True
 
 
 def _is_token(value: ir.Value) -> bool:

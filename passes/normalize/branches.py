@@ -17,11 +17,14 @@ def take_branch(graph: ir.Graph, node: ir.Node, condition: bool, namer: Namer) -
         namer: Of `graph`.
 
     Returns:
-        False if an output of the If is an output of the graph and not computed in the branch: the If stays.
+        False if an output of the If is an output of the graph and not computed in the branch, or is computed nowhere:
+        the If stays.
     """
     branch = node.attributes["then_branch" if condition else "else_branch"].as_graph()
     results = list(branch.outputs)
     inside = {value for inner in branch for value in inner.outputs}
+    if any(new not in inside and not new.is_initializer() and _from_nowhere(new) for new in results):
+        return False
     asked = [(old, new) for old, new in zip(node.outputs, results, strict=True) if old.is_graph_output()]
     if any(new not in inside for _, new in asked) or len({new for _, new in asked}) != len(asked):
         return False
@@ -46,3 +49,8 @@ def take_branch(graph: ir.Graph, node: ir.Node, condition: bool, namer: Namer) -
         old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     return True
+
+
+def _from_nowhere(value: ir.Value) -> bool:
+    """Whether a branch's output is neither computed nor an input: what a file must not, but may, say."""
+    return value.producer() is None and not value.is_graph_input()

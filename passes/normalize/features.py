@@ -13,6 +13,7 @@ from onnxmtl.analysis.layouts import MapForm, channel_axes
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import Diagnostic, Namer, counted, new_initializer, report, stamp
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.ops import refusals
 from onnxmtl.passes.normalize.fold import remove_dead
 from onnxmtl.passes.normalize.inputs import image_input
 from onnxmtl.passes.normalize.shapes import infer_node, infer_shapes
@@ -77,7 +78,8 @@ def _find(model: ir.Model) -> list[ir.Value]:
         return find_features(model.graph)
     except ModelError:
         image_input(model.graph)  # an open image size, or a node that does not fit its inputs, explains it better
-        infer_shapes(model)
+        if not refusals(model.graph):  # behind operators that nobody knows, shapes are unknown anyway
+            infer_shapes(model)
         raise
 
 

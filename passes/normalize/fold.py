@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import Diagnostic, Namer, is_choice, new_initializer, report, stamp
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.ops import is_constant, mark_constant
 from onnxmtl.passes.normalize.branches import take_branch
 from onnxmtl.passes.normalize.evaluate import Array, can_evaluate, evaluate, result_elements
 from onnxmtl.passes.normalize.resize import resize_height_and_width
@@ -149,6 +150,8 @@ class _Walk:
                 weight.metadata_props.update(value.metadata_props)
                 if node.op_type == "Expand":
                     weight.meta[REPEATED] = True
+                if tensor.dtype.is_floating_point() and _of_constants(node):
+                    mark_constant(weight, "folded")
                 graph.register_initializer(weight)
                 value.replace_all_uses_with(weight)
         graph.remove(node, safe=True)
@@ -280,6 +283,14 @@ def _repeats_weight(node: ir.Node) -> bool:
         return False
     size, out = data.const_value.size, node.outputs[0].shape
     return size > 1 and (out is None or math.prod(d if isinstance(d, int) else 0 for d in out) > size)
+
+
+def _of_constants(node: ir.Node) -> bool:
+    """Whether the node computes with marked constants and no weights; single numbers are no weights."""
+    floats = [v for v in node.inputs if v is not None and v.dtype is not None and v.dtype.is_floating_point()]
+    marked = [value for value in floats if is_constant(value)]
+    rest = [v for v in floats if not is_constant(v) and (v.const_value is None or v.const_value.size > 1)]
+    return bool(marked) and not rest
 
 
 def _cast_like_to_cast(node: ir.Node) -> bool:

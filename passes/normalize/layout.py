@@ -16,6 +16,8 @@ _UNARY = frozenset(
     | {"Identity", "Dropout", "Gelu", "Erf", "Exp", "Sqrt", "Abs", "Neg", "Mish", "Softsign"}
 )
 _BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
+# (weight, permutation) -> the weight before the Transpose
+_Turned = dict[tuple[ir.Value, tuple[int, ...]], ir.Value]
 
 
 class ChannelsFirst(InPlacePass):
@@ -35,7 +37,9 @@ class ChannelsFirst(InPlacePass):
             _turn(graph, image)
             message = f"the input {image.name!r} was [N, H, W, C]; it is [N, C, H, W] now, as all images are here"
             report(model, Diagnostic("channels-first", message))
-        return PassResult(model, bool(images) and (cancel_transposes(graph) or True))
+        if images:
+            cancel_transposes(graph)
+        return PassResult(model, bool(images))
 
 
 class CancelTransposes(InPlacePass):
@@ -78,13 +82,14 @@ def cancel_transposes(graph: ir.Graph) -> bool:
     One walk in graph order: a transposed value is either handed on, or joined, at each of its users.
     """
     namer = Namer(graph)
+    constants: _Turned = {}  # a weight that several nodes share stays one weight
     changed = False
     for node in graph:
         if node.domain != "":
             continue
         if node.op_type == "Transpose":
             changed |= _join(graph, node)
-        elif _passes(node, namer, graph):
+        elif _passes(node, namer, graph, constants):
             changed = True
     for node in reversed(graph):
         if node.op_type == "Transpose" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
@@ -116,7 +121,7 @@ def _join(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _passes(node: ir.Node, namer: Namer, graph: ir.Graph) -> bool:
+def _passes(node: ir.Node, namer: Namer, graph: ir.Graph, constants: _Turned) -> bool:
     """Apply an elementwise operator before the Transpose of its input instead of behind it."""
     if node.op_type not in _UNARY | _BINARY or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
         return False
@@ -132,11 +137,9 @@ def _passes(node: ir.Node, namer: Namer, graph: ir.Graph) -> bool:
         if own is not None:
             producer = value.producer()
             assert producer is not None and producer.inputs[0] is not None
-            if len(list(value.uses())) > 1 and node.op_type in _UNARY and value.is_graph_output():
-                return False
             inputs.append((index, producer.inputs[0]))
             continue
-        constant = _constant_before(value, perm, namer, graph)
+        constant = _constant_before(value, perm, namer, graph, constants)
         if constant is None:
             return False
         inputs.append((index, constant))
@@ -157,18 +160,21 @@ def _passes(node: ir.Node, namer: Namer, graph: ir.Graph) -> bool:
     return True
 
 
-def _constant_before(value: ir.Value, perm: tuple[int, ...], namer: Namer, graph: ir.Graph) -> ir.Value | None:
+def _constant_before(
+    value: ir.Value, perm: tuple[int, ...], namer: Namer, graph: ir.Graph, turned: _Turned
+) -> ir.Value | None:
     """What a constant operand is on the other side of the Transpose; None if the operand is none."""
     if value.const_value is None or value.is_graph_input():
         return None
     array = value.const_value.numpy()
-    if array.size == 1:
-        return value
     if array.ndim > len(perm):
         return None
-    wide = array.reshape((1,) * (len(perm) - array.ndim) + array.shape)
-    turned = wide.transpose([perm.index(i) for i in range(len(perm))])
-    name = namer.unique(f"{value.name}.first")
-    new = new_initializer(graph, name, np.ascontiguousarray(turned))
-    new.metadata_props.update(value.metadata_props)
-    return new
+    if array.size == 1:
+        return value
+    if (value, perm) not in turned:
+        wide = array.reshape((1,) * (len(perm) - array.ndim) + array.shape)
+        axes = [perm.index(i) for i in range(len(perm))]
+        new = new_initializer(graph, namer.unique(f"{value.name}.first"), np.ascontiguousarray(wide.transpose(axes)))
+        new.metadata_props.update(value.metadata_props)
+        turned[value, perm] = new
+    return turned[value, perm]

@@ -88,10 +88,19 @@ def _convert(model: ir.Model, opset: int) -> ir.Graph:
         converted = onnx.version_converter.convert_version(proto, opset)
     except Exception as e:  # the C++ converter raises bare RuntimeErrors, and asserts
         current = model.graph.opset_imports.get("")
-        reason = " ".join(str(e).split())
-        msg = f"the model cannot be converted from opset {current} to {opset}: {reason}; export it with opset {opset}"
+        msg = (
+            f"the model cannot be converted from opset {current} to {opset}: {_reason(e)}; export it with opset {opset}"
+        )
         raise ModelError(msg) from e
     return ir.from_proto(converted).graph
+
+
+def _reason(error: Exception) -> str:
+    """What the C++ converter says, without its own source lines; it forgets to fill in its format."""
+    text = " ".join(str(error).split())
+    if "has no registered schema" in text:
+        return "onnx does not know one of its operators in that opset"
+    return text.rpartition("` failed: ")[2] or text
 
 
 def _restore(old: ir.Graph, new: ir.Graph) -> None:

@@ -43,7 +43,7 @@ class ToFloat32(InPlacePass):
         changed = False
         for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
             if value.dtype in self.types:
-                value.type = ir.TensorType(ir.DataType.FLOAT)
+                value.type = _retyped(value.type)
                 changed = True
         for node in graph:
             changed |= _convert_attributes(node, self.types)
@@ -58,6 +58,13 @@ class ToFloat32(InPlacePass):
             )
             report(model, Diagnostic("precision-changed", message))
         return PassResult(model, changed)
+
+
+def _retyped(old: ir.TypeProtocol | None) -> ir.TypeProtocol:
+    """The type with elements of float32; shared type objects are not changed."""
+    if isinstance(old, ir.SequenceType | ir.OptionalType):
+        return type(old)(_retyped(old.elem_type))
+    return ir.TensorType(ir.DataType.FLOAT)
 
 
 def _convert_attributes(node: ir.Node, types: Collection[ir.DataType]) -> bool:
@@ -89,4 +96,9 @@ def _drop_cast(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _float32(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-    return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name or name)
+    """Numbers too large for float32 (the lowest float64 in a mask) become its largest, and stay finite."""
+    array = tensor.numpy()
+    if tensor.dtype is ir.DataType.DOUBLE:
+        most = np.finfo(np.float32).max
+        array = np.where(np.isfinite(array), np.clip(array, -most, most), array)
+    return ir.tensor(array.astype(np.float32), name=tensor.name or name)

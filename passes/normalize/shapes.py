@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import is_choice, shape_text
+from onnxmtl.ir import is_choice, shape_text, value_text
 from onnxmtl.ir.passes import InPlacePass, PassResult
 
 BATCH = "N"  # what the batch dimension is called
@@ -415,5 +415,5 @@ def _check_known(node: ir.Node, value: ir.Value) -> None:
 def _message(node: ir.Node, error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[-1].replace("[ShapeInferenceError]", "").replace("[TypeInferenceError]", "").split())
-    inputs = ", ".join(f"{v.name} {shape_text(v.shape)}" for v in node.inputs if v is not None)
+    inputs = ", ".join(value_text(v) for v in node.inputs if v is not None)
     return f"node {node.name!r} ({node.op_type}) cannot work on its inputs {inputs}: {text}; export the model again"

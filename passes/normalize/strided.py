@@ -131,4 +131,5 @@ def _elements(node: ir.Node, arrays: Sequence[Array | None]) -> int:
         return max(bound, math.prod(math.prod(shape) for shape in shapes))
     rank = max(map(len, shapes), default=0)
     filled = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    return max(bound, math.prod(max(dims) for dims in zip(*filled, strict=True)))
+    largest: list[int] = [max(dims) for dims in zip(*filled, strict=True)]
+    return max(bound, math.prod(largest))

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxmtl.ir import Diagnostic, Namer, Role, copy_initializer, counted, listed, report, set_role
 from onnxmtl.ir.passes import InPlacePass, PassResult
-from onnxmtl.ops import mark_constant, spec, weight_slots
+from onnxmtl.ops import is_tied, mark_constant, spec, weight_slots
 
 _STATISTICS = ("mean", "variance")
 _MASKED = -50.0  # what is added to a score that is not to count; Swin has -100
@@ -21,7 +21,8 @@ _MASKED = -50.0  # what is added to a score that is not to count; Swin has -100
 class UntieWeights(InPlacePass):
     """Gives every (node, slot) its own initializer and every weight its role.
 
-    A tie is kept only where operator and slot agree and the numbers are not all the same: then it is the author's.
+    A tie is kept only where operator and slot agree, and the numbers are not all the same or a frontend says that it is
+    meant (``onnxmtl.ops.mark_tied``): then it is the author's.
 
     Ensures: an initializer feeds several slots only if it is tied on purpose; roles are set (BACKBONE, STATISTIC).
     """
@@ -40,7 +41,7 @@ class UntieWeights(InPlacePass):
             groups = _groups(uses)
             if not groups:
                 continue
-            constant = len(uses) > 1 and _is_filled(value)
+            constant = len(uses) > 1 and _is_filled(value) and not is_tied(value)
             # Every group beyond the first gets a copy; of a constant-filled tensor every use does.
             parts = [[use] for group in groups.values() for use in group] if constant else list(groups.values())
             for part in parts[1:]:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxmtl.ir import Diagnostic, report, unite
 from onnxmtl.ir.attributes import canonical_attributes
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.ops import weight_slots
 
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
@@ -60,16 +61,12 @@ class MergeEqualNodes(InPlacePass):
     def _explain(self, model: ir.Model, node: ir.Node, same_weights: dict[Hashable, ir.Node]) -> None:
         """Say why `node` is not one with an earlier node that has its weights."""
         weights = tuple(id(v) if v is not None and v.is_initializer() else None for v in node.inputs)
-        floats = (v for v in node.inputs if v is not None and v.is_initializer() and v.shape and v.dtype in _FLOATS)
-        if next(floats, None) is None:
+        if not weight_slots(node):  # the scales of a Resize are no weights
             return
         first = same_weights.setdefault((node.domain, node.op_type, weights), node)
         if first is not node:
             message = f"has the weights of {first.name!r} but stays a node of its own: {first_difference(node, first)}"
             report(model, Diagnostic("nearly-equal", message, str(node.name), "tasks share it from equal inputs on"))
-
-
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
 def first_difference(node: ir.Node, other: ir.Node) -> str:

@@ -19,7 +19,9 @@ from helpers.line import without_gradient
 from torch import nn
 
 from onnxmtl import runtime
+from onnxmtl.frontends import prototxt
 from onnxmtl.frontends.onnx import load
+from onnxmtl.frontends.torch import export
 from onnxmtl.ir import Role, to_bytes
 from onnxmtl.lowering import LoweredModule, to_torch
 from onnxmtl.ops import trainable_values
@@ -29,6 +31,8 @@ from onnxmtl.passes.normalize import normalize
 pytest.importorskip("onnxscript")
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples" / "backbones").glob("*.onnx"))
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "prototxt"
 
 
 def fast(name: str, exporter: zoo.Exporter) -> bool:
@@ -69,7 +73,22 @@ def expected(name: str, model: ir.Model, *, folded: bool) -> int:
 
 @pytest.mark.parametrize(("name", "exporter"), CASES)
 def test_what_torch_trains_is_trained(name: str, exporter: zoo.Exporter) -> None:
-    model = zoo.backbone(name, exporter)
+    trains_like_torch(zoo.backbone(name, exporter), name, exporter)
+
+
+OPEN = [
+    pytest.param(name, exporter, marks=[] if (name, exporter) == ("convnext", "dynamo") else pytest.mark.slow)
+    for name in zoo.NETWORKS
+    for exporter in zoo.EXPORTERS
+]
+
+
+@pytest.mark.parametrize(("name", "exporter"), OPEN)
+def test_exported_with_an_open_batch(name: str, exporter: zoo.Exporter) -> None:
+    trains_like_torch(zoo.backbone(name, exporter, batch=None), name, exporter)
+
+
+def trains_like_torch(model: ir.Model, name: str, exporter: zoo.Exporter) -> None:
     folded = exporter in ("dynamo", "legacy")
     assert trained(model) == expected(name, model, folded=folded)
     if not folded:
@@ -154,6 +173,51 @@ def test_samples(path: Path) -> None:
     assert names <= set(raw.graph.initializers)
     assert trained(model) == sum(raw.graph.initializers[name].const_value.size for name in names)
     trains(model, int(model.graph.inputs[0].shape[2]))
+
+
+# By hand, up to the feature: convolutions with their biases, scales and shifts, an inner product; shared ones once.
+PROTOTXT = {
+    "residual_automtl": 8 * 3 * 9 + 8 * 8 * 9 + 2 * (8 + 8),
+    "v1_deploy": (8 * 3 * 9 + 8) + (8 * 8 * 9 + 8),  # conv3 has the weights of conv2
+    "inception_train_val": (16 * 3 * 49 + 16)  # conv1
+    + (8 * 16 + 8 + 8)  # inc/1x1, no bias; its Scale
+    + (8 * 16 * 9 + 8 + 8)  # inc/3x3, and PReLU
+    + (8 * 8 * 25 + 8)  # inc/5x5 in two groups
+    + (24 * (8 + 8 + 8 + 16) * 9 + 24)  # left; right has its weights
+    + (24 * 24 + 24)  # excite
+    + 24 * 16,  # up, no bias
+}
+
+
+@pytest.mark.parametrize("name", PROTOTXT)
+def test_prototxt(name: str) -> None:
+    model = normalize(prototxt.load(FIXTURES / f"{name}.prototxt"))
+    assert trained(model) == PROTOTXT[name]
+    trains(model, int(model.graph.inputs[0].shape[2]))
+
+
+def test_all_prototxt_fixtures_are_counted() -> None:
+    assert {path.stem for path in FIXTURES.glob("*.prototxt")} == set(PROTOTXT)
+
+
+def test_a_layer_fresh_from_its_initialization_that_is_used_twice_counts_once() -> None:
+    """Scales of 1 and shifts of 0, with the statistics of both places in one pair."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.fc = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.norm(self.stem(x)))
+            return self.fc(torch.relu(self.norm(torch.sin(x))).mean((2, 3)))
+
+    net = Twice().eval()
+    model = normalize(export(net, torch.rand(1, 3, 16, 16)))
+    assert trained(model) == sum(p.numel() for part in (net.stem, net.norm) for p in part.parameters())
+    assert sum(
+        value.const_value.size for value in model.graph.initializers.values() if value.dtype.is_floating_point()
+    ) == (trained(model) + 2 * 8)
 
 
 def test_a_shared_layer_counts_once_and_learns_from_both_places() -> None:

@@ -14,6 +14,7 @@ from onnxmtl.frontends.prototxt.registry import Blob, Layer, UnsupportedLayerErr
 from onnxmtl.frontends.prototxt.schema import message
 from onnxmtl.frontends.prototxt.weights import CaffeModel
 from onnxmtl.ir import Diagnostic
+from onnxmtl.ops import mark_tied
 
 OPSET = 21
 MAX_ELEMENTS = 1 << 30  # of one weight: 4 GiB
@@ -213,6 +214,7 @@ class Builder:
             self.weights.used[layer.name] = max(self.weights.used.get(layer.name, 0), index + 1)
         if shape != kept:
             raise layer.error(f"shares the weight {tie!r} of layer {owner.name!r}, which has another shape")
+        mark_tied(weight)
         return weight
 
     def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:

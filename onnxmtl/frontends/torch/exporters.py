@@ -18,6 +18,7 @@ from onnxmtl.frontends.torch.reasons import first_line, reason_of
 from onnxmtl.frontends.torch.tidy import BATCH, tidy
 from onnxmtl.ir import to_bytes
 from onnxmtl.ir.io import EXTERNAL_DATA_BYTES, weight_bytes
+from onnxmtl.ops import mark_tied
 
 TRACED_OPSET = 18  # what the older exporter writes
 TOLERANCE = 1e-3  # of an export against the module: float32 in two orders of summation, not a wrong operator
@@ -64,6 +65,9 @@ def _export(module: Any, args: tuple[Any, ...], shapes: Any) -> ir.Model:
 
     program = torch.onnx.export(module, args, dynamo=True, optimize=False, dynamic_shapes=shapes, verbose=False)
     assert program is not None
+    for value in program.model.graph.initializers.values():
+        if len(value.uses()) > 1:
+            mark_tied(value)  # nothing was merged by value
     return program.model
 
 

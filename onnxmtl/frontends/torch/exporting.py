@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxmtl.errors import ModelError
 from onnxmtl.frontends.torch.arguments import arguments, at_least_two, map_tensors
+from onnxmtl.frontends.torch.buffers import mark_buffers
 from onnxmtl.frontends.torch.exporters import capture
 from onnxmtl.frontends.torch.reasons import first_line
 from onnxmtl.frontends.torch.tidy import rename_outputs
@@ -43,6 +44,9 @@ def export(module: torch.nn.Module, example_input: Any) -> ir.Model:
     import torch
 
     name = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        msg = f"{name}: is compiled TorchScript, which the exporter cannot follow; give the module that it was made of"
+        raise ModelError(msg)
     args = arguments(module, example_input)
     device = next((p.device for p in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     args = map_tensors(lambda t: at_least_two(t).to(device), args)
@@ -57,6 +61,7 @@ def export(module: torch.nn.Module, example_input: Any) -> ir.Model:
                 handle.remove()
     rename_outputs(model, flat.names)
     if traced:
+        mark_buffers(model, module)
         message = f"torch.export could not capture {name} ({traced}); it was traced instead"
         report(model, Diagnostic("torch-traced", message, hint="branches that depend on data are fixed as traced"))
     if left_out:

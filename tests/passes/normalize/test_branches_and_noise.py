@@ -8,8 +8,8 @@ import onnx_ir as ir
 import pytest
 from onnx import parser
 
-from onnxmtl import ops
-from onnxmtl.ir import diagnostics
+from onnxmtl import ops, runtime
+from onnxmtl.ir import diagnostics, to_bytes
 from onnxmtl.passes.normalize.fold import FoldConstants
 from onnxmtl.passes.normalize.names import NameNodes
 from onnxmtl.passes.normalize.noise import DropNoise
@@ -57,6 +57,14 @@ def test_an_open_condition_stays_and_is_refused_by_name():
     found = model(f"{body} y = If (d) <{branches}>")
     FoldConstants()(found)
     assert [refusal.operator for refusal in ops.refusals(found.graph)] == ["If"]
+
+
+def test_a_branch_that_hands_on_what_is_outside_stays():
+    """ONNX wants an Identity there; onnx_ir makes a value that nothing computes of it."""
+    branches = "then_branch = a () => (r) { }, else_branch = b () => (q) { q = Tanh(x) }"
+    found = model(f"r = Relu(x) t = If (k) <{branches}> y = Sigmoid(t)", k=np.array(True))
+    FoldConstants()(found)
+    assert types(found) == ["If", "Sigmoid"]
 
 
 NOISE = """
@@ -107,3 +115,47 @@ def test_masks_are_constants_and_biases_are_not():
 def test_joined_maps_are_no_tokens():
     found = model("y = Concat <axis = 1> (x, pad)", pad=np.zeros((1, 2, 4, 4), np.float32))
     assert ops.trainable_values(found.graph) == {}
+
+
+OUTSIDE = """
+    s = Shape <start = 0, end = 1> (x) o = Concat <axis = 0> (s, ones) f = ConstantOfShape(o)
+    r = RandomUniformLike(f) p = Add({terms}) k = Floor(p) a = Relu(x) b = Div(a, keep) m = Mul(b, k) y = Add(m, x)
+"""
+
+
+@pytest.mark.parametrize("terms", ["r, keep", "keep, r"])
+def test_a_factor_that_is_scaled_elsewhere_becomes_its_mean(terms):
+    """``x / keep * floor(random + keep)``: without the factor alone, the branch would be too large by 1 / keep."""
+    weights = {"ones": np.ones(3, np.int64), "keep": np.array(0.5, np.float32)}
+    found = model(OUTSIDE.format(terms=terms), "N, 3, 4, 4", **weights)
+    FoldConstants()(found)
+    DropNoise()(found)
+    assert types(found) == ["Relu", "Div", "Mul", "Add"]
+    image = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    (result,) = runtime.run(to_bytes(found), {"x": image}).values()
+    np.testing.assert_allclose(result, np.maximum(image, 0) + image, rtol=1e-6)
+    assert ops.trainable_values(found.graph) == {}
+
+
+@pytest.mark.parametrize(
+    ("noise", "mean"),
+    [
+        ("RandomUniformLike(f) u = Identity(r)", 0.5),
+        ("RandomUniformLike <low = 1.0, high = 3.0> (f) u = Identity(r)", 2.0),
+        ("RandomNormalLike <mean = 1.0> (f) u = Identity(r)", 1.0),
+        ("ConstantOfShape <value = float[1] {0.25}> (o) u = Bernoulli(r)", 0.25),
+        ("ConstantOfShape <value = float[1] {0.25}> (o) t = Bernoulli(r) u = Div(t, quarter)", 1.0),
+        ("RandomUniformLike(f) t = Less(r, quarter) c = Cast <to = 1> (t) u = Sub(c, quarter)", 0.0),
+        ("RandomUniformLike(f) t = Exp(r) u = Neg(t)", None),
+    ],
+)
+def test_means_of_factors(noise, mean):
+    weights = {"ones": np.ones(3, np.int64), "quarter": np.array(0.25, np.float32)}
+    body = "s = Shape <start = 0, end = 1> (x) o = Concat <axis = 0> (s, ones) f = ConstantOfShape(o) "
+    found = model(f"{body} r = {noise} a = Relu(x) m = Mul(a, u) y = Add(m, x)", "N, 3, 4, 4", **weights)
+    DropNoise()(found)
+    if mean in (None, 1.0):  # unknown: stochastic depth has 1
+        assert types(found) == ["Relu", "Add"]
+    else:
+        mul = next(node for node in found.graph if node.op_type == "Mul")
+        assert mul.inputs[1].const_value.numpy() == mean

@@ -11,6 +11,7 @@ from helpers.networks import Network, image_of, parse, run, small_network
 from onnxmtl.analysis.features import read_features
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import Role, diagnostics, make_choice, new_initializer, role_of, sources
+from onnxmtl.ops import mark_tied
 from onnxmtl.passes.instruments import CheckInvariants, find_violation, relative_error
 from onnxmtl.passes.normalize import normalize
 from onnxmtl.passes.normalize.batch import DynamicBatch
@@ -239,6 +240,15 @@ class TestUntie:
     def test_constant_filled_in_the_same_slot(self):
         first, second = self.untied(self.shared(np.ones(4, np.float32), 1, 1))
         assert first.inputs[1] is not second.inputs[1]
+
+    @pytest.mark.parametrize(("slots", "kept"), [((1, 1), True), ((1, 2), False)])
+    def test_constant_filled_and_tied_on_purpose(self, slots, kept):
+        """A normalization that is used twice, fresh from its initialization; never a scale that is a shift, too."""
+        model = self.shared(np.ones(4, np.float32), *slots)
+        mark_tied(model.graph.initializers["tied"])
+        first, second = self.untied(model)
+        assert (first.inputs[slots[0]] is second.inputs[slots[1]]) == kept
+        assert codes(model) == ["ties-kept" if kept else "weights-untied"]
 
     def test_a_real_tie_is_kept(self):
         model = self.shared(np.array([1, 2, 3, 4], np.float32), 1, 1)

@@ -94,3 +94,24 @@ def test_other_images_and_transposes_stay():
 def test_which_images_have_their_channels_last(shape, body, last):
     text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[{shape}] x, float[4, 3, 1, 1] w) => (y) {{ {body} }}'
     assert channels_last(ir.from_proto(parser.parse_model(text)).graph.inputs[0]) is last
+
+
+def test_a_weight_of_two_operators_stays_one():
+    proto = model("a = Add(x, m) k = Mul(a, m) t = Transpose <perm = [0, 3, 1, 2]> (k) y = Relu(t)")
+    turned = ir.from_proto(proto)
+    Pipeline([NameNodes(), ChannelsFirst()])(turned)
+    add, mul = (next(node for node in turned.graph if node.op_type == op) for op in ("Add", "Mul"))
+    assert add.inputs[1] is mul.inputs[1] and list(add.inputs[1].shape) == [1, 3, 1, 1]
+
+
+def test_a_number_with_more_axes_than_the_image_stops_a_transpose():
+    proto = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[1, 8, 8, 3] x) => (float[1, 1, 8, 8, 3] y) {'
+        "a = Relu(x) b = Add(a, one) y = Relu(b) }"
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1,) * 5, np.float32), "one"))
+    image = np.random.default_rng(1).standard_normal((1, 8, 8, 3)).astype(np.float32)
+    turned = ir.from_proto(proto)
+    Pipeline([NameNodes(), ChannelsFirst()], instruments=[CheckInvariants()])(turned)
+    got = outputs(to_bytes(turned), np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(got, outputs(proto.SerializeToString(), image))

@@ -85,3 +85,24 @@ def test_shape_arithmetic_in_float64_is_exact():
     )
     x = net.add("Tile", [net.conv(net.image, 3, 4), shape], "tile")
     assert normalize(net.model(x)).graph.outputs[0].shape[3] == 32
+
+
+def test_sequences_stay_sequences():
+    net = Network()
+    net.image.type = ir.TensorType(ir.DataType.FLOAT16)
+    parts = net.add("SplitToSequence", [net.image], "split", axis=1)
+    parts.type = shared = ir.SequenceType(ir.TensorType(ir.DataType.FLOAT16))
+    ToFloat32()(net.model(parts))
+    assert parts.type == ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
+    assert shared.dtype is ir.DataType.FLOAT16  # other models may have it
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_stay_finite():
+    """The lowest float64, as an attention mask has it: minus infinity would make NaN of a row that is masked."""
+    low, infinite = np.finfo(np.float64).min, np.inf
+    net = Network()
+    mask = net.weight("mask", np.array([low, -low, infinite, 0.5], np.float64))
+    ToFloat32()(net.model(net.add("Add", [net.image, mask])))
+    most = np.finfo(np.float32).max
+    assert mask.const_value.numpy().tolist() == [-most, most, infinite, 0.5]
