@@ -10,12 +10,13 @@ from onnxmtl.analysis.features import feature_dims
 from onnxmtl.analysis.frontiers import ancestors, boundaries, main_output
 from onnxmtl.analysis.layouts import channel_axes, map_form
 from onnxmtl.errors import ModelError
-from onnxmtl.ops import is_linear_op
+from onnxmtl.ops import is_linear_op, supported
 
 _PASS_THROUGH = frozenset({"Dropout", "Identity"})
 # These only move a tensor's elements: where a map stands before them, it is the feature.
 _LAYOUT_ONLY = _PASS_THROUGH | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+_LAYERS = _CONVOLUTIONS | {"Gemm", "MatMul"}
 # What may stand behind a convolutional classifier. At the network's very end a Relu makes it an ordinary layer.
 _LOGITS_END = frozenset({"Resize", "Softmax", "LogSoftmax", "Sigmoid"})
 _LOGITS_INSIDE = frozenset({"Resize", "Relu"})
@@ -64,7 +65,8 @@ def find_feature(graph: ir.Graph) -> ir.Value:
     bare or only resized, at the network's end (the logits of FCN, U-Net, DeepLab).
 
     Raises:
-        ModelError: There is none: no layer makes a map, or most of the network comes behind its last one.
+        ModelError: There is none: no layer makes a map, most of the network comes behind its last one, or convolutions
+            come behind an operator that cannot be trained.
     """
     output, needed = main_output(graph)
     if output is None:
@@ -148,6 +150,7 @@ def _check_tail(feature: ir.Value, tail: Sequence[ir.Node], nodes: Sequence[ir.N
         if products:
             follows.update(node.outputs)
         attention |= node.op_type == "Attention" or (node.op_type in ("MatMul", "Einsum") and len(products) > 1)
+    _check_not_stopped(feature, tail)
     layers = sum(node.op_type in _LAYERS for node in tail)
     total = sum(node.op_type in _LAYERS for node in nodes)
     if attention or layers > max(_MAX_CLASSIFIER_LAYERS, total - layers):
@@ -156,6 +159,24 @@ def _check_tail(feature: ir.Value, tail: Sequence[ir.Node], nodes: Sequence[ir.N
             "name the features with --features, or give a backbone without what follows"
         )
         raise ModelError(msg)
+
+
+def _check_not_stopped(feature: ir.Value, tail: Sequence[ir.Node]) -> None:
+    """Convolutions behind an operator that cannot be trained are no classifier: the network goes on there, and only
+    the unknown shapes behind that operator make its features look like the last ones."""
+    stopped: dict[ir.Value, ir.Node] = {}  # what is computed from the output of such an operator
+    for node in tail:
+        origin = next((stopped[value] for value in node.inputs if value in stopped), None)
+        if origin is not None and node.op_type in _CONVOLUTIONS:
+            msg = (
+                f"found no features: convolutions follow an operator that cannot be trained ({origin.op_type}); name "
+                f"features before it with --features, as {feature.name!r}, or replace it"
+            )
+            raise ModelError(msg)
+        if origin is None and supported(node) is not None:
+            origin = node
+        if origin is not None:
+            stopped.update(dict.fromkeys(node.outputs, origin))
 
 
 def _layers_behind(graph: ir.Graph, feature: ir.Value) -> int:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import enum
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from onnxmtl.cli.console import JsonOption, QuietOption, SeedOption, TrainingProgress, console, emit_json, results
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from onnxmtl.cli.importing import (
+    BatchNorm,
+    BatchNormOption,
+    Dialect,
+    DialectOption,
+    FeaturesOption,
+    InputSizeOption,
+    OutputStrideOption,
+    WeightsOption,
+    parse_size,
+    split_names,
+)
 
 
 class Norm(enum.StrEnum):
@@ -38,35 +47,6 @@ class Granularity(enum.StrEnum):
     BLOCK = "block"
 
 
-class Dialect(enum.StrEnum):
-    """How a prototxt is to be read."""
-
-    AUTO = "auto"
-    CAFFE = "caffe"
-    AUTOMTL = "automtl"
-
-
-class BatchNorm(enum.StrEnum):
-    """What happens where normalization was folded away at export."""
-
-    KEEP = "keep"
-    INSERT = "insert"
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``"64x96"`` or ``"64"`` -> (height, width)."""
-    parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdigit() and int(part) > 0 for part in parts):
-        msg = f"--input-size takes HEIGHTxWIDTH, as 64x96, not {text!r}"
-        raise typer.BadParameter(msg)
-    return int(parts[0]), int(parts[-1])
-
-
-def split_names(given: Sequence[str] | None) -> tuple[str, ...]:
-    """``--features a,b --features c`` as three names."""
-    return tuple(name.strip() for text in given or () for name in text.split(",") if name.strip())
-
-
 def parse_weights(entries: list[str]) -> dict[str, float]:
     """``["sharing=1e-3"]`` -> {"sharing": 0.001}."""
     found = {}
@@ -86,25 +66,19 @@ def compile_command(
         str, typer.Option("--tasks", "-t", help="A TOML file, or name=kind:classes,… as seg=segmentation:13,depth")
     ],
     data: Annotated[str, typer.Option(help="scenes (built in), or module:callable of your own.")] = "scenes",
-    weights: Annotated[Path | None, typer.Option(help="The .caffemodel of a .prototxt.")] = None,
-    dialect: Annotated[Dialect, typer.Option(help="Of a .prototxt; auto tells by its fields.")] = Dialect.AUTO,
+    weights: WeightsOption = None,
+    dialect: DialectOption = Dialect.AUTO,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Run directory; new or empty. [default: runs/compile-N]"),
+        typer.Option("--output", "-o", help="Run directory; new or empty.", show_default="runs/compile-N"),
     ] = None,
     recipe: Annotated[str, typer.Option(help="Search method.")] = "automtl",
     steps: Annotated[int, typer.Option(min=1, help="Steps of the whole search; stages take shares of it.")] = 400,
     batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 16,
-    features: Annotated[
-        list[str] | None, typer.Option("--features", help="Tensor the heads read (repeatable). [default: found]")
-    ] = None,
-    output_stride: Annotated[
-        int, typer.Option(min=0, help="Turn strides into dilations so that features are no coarser; 0 keeps them.")
-    ] = 0,
-    input_size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the images. [default: the model's]")] = None,
-    batchnorm: Annotated[
-        BatchNorm, typer.Option(help="insert: put normalization back where it was folded at export.")
-    ] = BatchNorm.KEEP,
+    features: FeaturesOption = None,
+    output_stride: OutputStrideOption = 0,
+    input_size: InputSizeOption = None,
+    batchnorm: BatchNormOption = BatchNorm.KEEP,
     norm: Annotated[Norm | None, typer.Option(help="Normalization follows its operator, or is per task.")] = None,
     skip: Annotated[SkipForm | None, typer.Option(help="How an operator is skipped.")] = None,
     granularity: Annotated[Granularity | None, typer.Option(help="One site per operator, or with activation.")] = None,

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from onnxmtl.cli.compile import Dialect
 from onnxmtl.cli.console import JsonOption, emit_json, show
+from onnxmtl.cli.importing import Dialect, split_names
 
 
 class Written(enum.StrEnum):
@@ -51,7 +51,7 @@ def export_prototxt_command(
     """
     from onnxmtl.deploy.exporting import export_prototxt
 
-    ends = [name.strip() for text in features or () for name in text.split(",") if name.strip()]
+    ends = split_names(features)
     if ends and backbone:
         raise typer.BadParameter("--features says where the network ends, --backbone has it found; give one of them")
     remarks = export_prototxt(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxmtl.cli.compile import Dialect, parse_size
 from onnxmtl.cli.console import JsonOption, emit_json, show
+from onnxmtl.cli.importing import Dialect, parse_size, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ def inspect_command(
         list[str] | None, typer.Option("--features", help="A feature tensor or node; may be given several times.")
     ] = None,
     input_size: Annotated[
-        str | None, typer.Option("--input-size", help="HEIGHTxWIDTH of the images. [default: the model's]")
+        str | None, typer.Option("--input-size", help="HEIGHTxWIDTH of the images.", show_default="the model's")
     ] = None,
     frontier: Annotated[
         int, typer.Option("--frontier", min=1, help="Cut where at most this many tensors are alive.", metavar="K")
@@ -60,7 +60,7 @@ def inspect_command(
         path,
         weights=weights,
         dialect=dialect.value,
-        features=_names(features),
+        features=split_names(features),
         input_size=parse_size(input_size) if input_size else None,
         cuts=cuts,
     )
@@ -71,11 +71,6 @@ def inspect_command(
     _show(found, with_blocks=found.kind == "backbone" or cuts != Cuts())
     if drawing is not None:
         show("", f"drawn to {drawing}")
-
-
-def _names(given: Sequence[str] | None) -> list[str]:
-    """`--features a,b --features c` as three names."""
-    return [name.strip() for text in given or () for name in text.split(",") if name.strip()]
 
 
 def _show(found: Inspection, *, with_blocks: bool) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -48,8 +48,29 @@ class Explanation:
     hint: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class ImportOptions:
+    """How a backbone is imported; as the arguments of :func:`onnxmtl.passes.normalize.normalize`.
+
+    Attributes:
+        features: Names of feature tensors or nodes; empty: they are found.
+        output_stride: No feature is coarser; 0 keeps the strides.
+        batchnorm: ``insert`` puts normalization back where it was folded.
+        input_size: (height, width); None keeps the file's.
+    """
+
+    features: tuple[str, ...] = ()
+    output_stride: int = 0
+    batchnorm: Literal["keep", "insert"] = "keep"
+    input_size: tuple[int, int] | None = None
+
+
 def explain(
-    path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None, dialect: Dialect = "auto"
+    path: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    dialect: Dialect = "auto",
+    options: ImportOptions | None = None,
 ) -> tuple[Explanation, ...]:
     """Explain a backbone file, an emitted model or a run directory.
 
@@ -57,19 +78,30 @@ def explain(
         path: A file that :func:`onnxmtl.frontends.source.read` takes, or the directory of a run.
         weights: For a prototxt: its ``.caffemodel``.
         dialect: Of a prototxt.
+        options: For a backbone: how it is imported.
 
     Raises:
-        OnnxMTLError: The file cannot be read, or the run has recorded nothing.
+        OnnxMTLError: The file cannot be read, the run has recorded nothing, or what is no backbone has options.
     """
     target = Path(path)
+    chosen = options or ImportOptions()
     if (target / "phases").is_dir():
+        _refuse_options(target, "a run", chosen != ImportOptions() or weights is not None or dialect != "auto")
         return tuple(_of_run(target))
     model = read(path, weights=weights, dialect=dialect)
     if is_supermodel(model):
+        _refuse_options(target, "a supermodel", chosen != ImportOptions())
         return (*_stage("import", diagnostics(model)), *_tried("select", model, [MergeEqualNodes()]))
     if any(key.startswith("onnxmtl.") for key in model.metadata_props):
+        _refuse_options(target, "a model that onnxmtl emitted", chosen != ImportOptions())
         return tuple(_of_multitask(model))
-    return tuple(_of_backbone(model))
+    return tuple(_of_backbone(model, chosen))
+
+
+def _refuse_options(path: Path, kind: str, given: bool) -> None:
+    if given:
+        msg = f"{path}: is {kind}; options of the import are for backbones only, leave them out"
+        raise ModelError(msg)
 
 
 def write_diagnostics(folder: Path, **stages: ir.Model) -> None:
@@ -91,10 +123,18 @@ def _of_run(folder: Path) -> Iterator[Explanation]:
             raise RunError(msg) from error
 
 
-def _of_backbone(model: ir.Model) -> Iterator[Explanation]:
+def _of_backbone(model: ir.Model, options: ImportOptions) -> Iterator[Explanation]:
     try:
-        backbone = normalize(model)
+        backbone = normalize(
+            model,
+            features=options.features or None,
+            output_stride=options.output_stride or None,
+            batchnorm=options.batchnorm,
+            input_size=options.input_size,
+        )
     except ModelError as error:
+        if options != ImportOptions():  # most likely at fault
+            raise
         yield from _stage("import", diagnostics(model))
         yield Explanation("import", "refused", "", str(error))
         return

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxmtl import ops
 from onnxmtl.errors import ModelError, OnnxMTLError
 from onnxmtl.frontends.source import Dialect, file_of, read
-from onnxmtl.ir import diagnostics, dims_of
+from onnxmtl.ir import diagnostics, dims_of, listed
 from onnxmtl.ir.passes import PassBase, PassError
 from onnxmtl.passes.normalize import normalize
 from onnxmtl.passes.normalize.features import CutAtFeatures
@@ -107,9 +107,10 @@ def open_model(
             behind = unsupported
             unsupported = ops.refusals(model.graph)
             remarks = []
-            if len(behind) > len(unsupported):
-                names = ", ".join(str(refusal) for refusal in behind[:4]) + (", …" if len(behind) > 4 else "")
-                remarks.append(f"not among the features, and cut off or folded away: {names}")
+            left_over = {refusal.node for refusal in unsupported}
+            gone = [str(refusal) for refusal in behind if refusal.node not in left_over]
+            if gone:
+                remarks.append(f"cannot be trained, but is cut off behind the features, or folded away: {listed(gone)}")
     remarks += [str(remark) for remark in diagnostics(model)]
     if unsupported:
         remarks.append(ops.refusal_message(unsupported))
@@ -120,7 +121,7 @@ def open_model(
         opset=facts[0],
         inputs=facts[1],
         outputs=outputs,
-        unsupported=tuple(map(str, unsupported)),
+        unsupported=tuple(ops.refusal_texts(unsupported)),
         file_bytes=_file_bytes([file, file.with_name(f"{file.name}.data"), *([Path(weights)] if weights else [])]),
         remarks=tuple(remarks),
     )

@@ -21,7 +21,7 @@ from onnxmtl.analysis.features import (
 from onnxmtl.analysis.finding import find_feature, find_features
 from onnxmtl.analysis.layouts import MapForm, channel_axes
 from onnxmtl.errors import ModelError
-from onnxmtl.passes.normalize.shapes import infer_shapes
+from onnxmtl.passes.normalize.shapes import infer_node, infer_shapes
 
 
 def inferred(model: ir.Model) -> ir.Graph:
@@ -312,3 +312,19 @@ def test_record_round_trip():
     assert write_features(model) == read_features(model) == (Feature("last_out", 4, 8),)
     assert json.loads(model.metadata_props["onnxmtl.features"]) == [{"name": "last_out", "stride": 4, "channels": 8}]
     assert model.metadata_props["onnxmtl.kind"] == "backbone"
+
+
+def test_convolutions_behind_an_unknown_operator_are_no_classifier():
+    """Else the last map whose shape is known would be taken, and half of the network cut off without a word."""
+    net = Network()
+    x = net.add("Relu", [trunk(net)], "known")
+    for node in net.graph:
+        infer_node(node, {"": 21})
+    unknown = ir.Node("com.acme", "Swizzle", [x], name="swizzle")
+    net.graph.append(unknown)
+    unknown.outputs[0].name = "swizzled"
+    x = net.conv(unknown.outputs[0], 8, 8, name="third")
+    graph = net.model(net.add("Relu", [x])).graph
+    message = r"convolutions follow an operator that cannot be trained \(Swizzle\); .* as 'known_out'"
+    with pytest.raises(ModelError, match=message):
+        find_feature(graph)

@@ -158,3 +158,19 @@ def test_doctor(capsys):
     assert (code, err) == (0, "") and "CPUExecutionProvider" in out and "runs" in out
     code, out, _ = run(capsys, "doctor", "--json", "--provider", "NoSuchProvider")
     assert code == 1 and "NoSuchProvider" in json.loads(out)["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        ("compile", ("found", "the model's", "runs/compile-N")),
+        ("explain", ("found", "the model's")),
+        ("inspect", ("the model's",)),
+    ],
+)
+def test_help_tells_defaults_that_are_not_values(capsys, monkeypatch, command, defaults):
+    """In square brackets within the text they would be taken for markup, and left out."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"[default: ({default})]" in printed for default in defaults)

@@ -14,7 +14,7 @@ from helpers.networks import Network, parse, small_network
 
 from onnxmtl.analysis.sites import site_table
 from onnxmtl.cli import main
-from onnxmtl.deploy.explain import Explanation, explain, write_diagnostics
+from onnxmtl.deploy.explain import Explanation, ImportOptions, explain, write_diagnostics
 from onnxmtl.errors import ModelError, RunError
 from onnxmtl.ir import Diagnostic, carry, diagnostics, report, save
 from onnxmtl.ir.diagnostics import MOST_PER_CODE
@@ -124,6 +124,14 @@ class TestMergeEqualNodes:
             { [one] p = Gemm(x, w) [two] q = Gemm <alpha = 2.0> (x, w) [ra] a = Relu(p) [rb] b = Relu(q) }""")
         MergeEqualNodes()(model)
         assert "its alpha is 2.0, the other's None" in said(model, "nearly-equal")["two"]
+
+    def test_shared_sizes_are_no_weights(self):
+        model = parse("""<ir_version: 10, opset_import: ["" : 21]>
+            g (float[1,1,4,4] x, float[1,1,4,4] z) => (float[1,1,8,8] a, float[1,1,8,8] b)
+            <float[4] s = {1.0, 1.0, 2.0, 2.0}>
+            { [one] a = Resize(x, , s) [two] b = Resize(z, , s) }""")
+        MergeEqualNodes()(model)
+        assert said(model, "nearly-equal") == {}
 
     def test_merged_ones_need_no_explanation(self):
         model = parse(self.TEXT.replace("MatMul(z, w)", "MatMul(x, w)"))
@@ -246,9 +254,24 @@ class TestExplain:
         printed = capsys.readouterr().out
         assert "batchnorm-not-folded" in printed and "features-found" not in printed
         assert main(["explain", str(file), "--node", "no such node"]) == 0
-        assert "nothing to explain" in capsys.readouterr().out
+        assert "nothing of that kind to explain" in capsys.readouterr().out
         assert main(["explain", str(file) + "x"]) == 1
         assert capsys.readouterr().err.startswith("error: ")
+
+    def test_a_backbone_is_imported_as_asked(self, file, tmp_path, capsys):
+        found = explain(file, options=ImportOptions(input_size=(32, 32)))
+        assert "input-size" in {entry.code for entry in found}
+        assert main(["explain", str(file), "--input-size", "32", "--batchnorm", "insert", "--json"]) == 0
+        codes = {entry["code"] for entry in json.loads(capsys.readouterr().out)}
+        assert "input-size" in codes
+        with pytest.raises(ModelError, match="no tensor or node 'nothing'"):
+            explain(file, options=ImportOptions(features=("nothing",)))
+
+    def test_options_of_the_import_are_for_backbones(self, tmp_path):
+        (tmp_path / "phases").mkdir()
+        assert main(["explain", str(tmp_path), "--output-stride", "8"]) == 1
+        with pytest.raises(ModelError, match="is a run; options of the import are for backbones only"):
+            explain(tmp_path, options=ImportOptions(output_stride=8))
 
     def test_command_without_torch(self, file):
         code = f"""

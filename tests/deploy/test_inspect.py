@@ -87,6 +87,8 @@ def test_an_open_image_size(tmp_path):
     x = net.conv(net.image, 3, 4, name="a")
     found = inspect_model(written(net.model(net.classifier(x, 4)), tmp_path))
     assert any("--input-size" in remark for remark in found.remarks)
+    assert any("image: float [N, 3, H, W]" in remark for remark in found.remarks)
+    assert not any("SymbolicDim" in remark for remark in found.remarks)
     assert found.trainable == {"backbone": 128} and [row.parameters for row in found.blocks] == [108, 20]
     sized = inspect_model(tmp_path / "net.onnx", input_size=(16, 16))
     assert sized.features and not any("cannot be used" in remark for remark in sized.remarks)

@@ -154,6 +154,15 @@ def test_a_graph_that_cannot_be_written():
         from_graphsurgeon(graph)
 
 
+def test_a_value_that_nothing_makes():
+    graph = to_graphsurgeon(small_network())
+    graph.nodes[0].inputs[0] = gs.Variable("nothing")
+    with pytest.raises(
+        ModelError, match=rf"node '{graph.nodes[0].name}' \(Conv\) reads 'nothing', which no node makes"
+    ):
+        from_graphsurgeon(graph)
+
+
 def test_load_takes_a_graph():
     backbone = onnxmtl.load(gs.import_onnx(ir.to_proto(small_network())))
     assert [value.name for value in backbone.graph.outputs] == ["out_out"]

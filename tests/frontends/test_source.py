@@ -102,6 +102,10 @@ def test_a_class_is_no_network():
     assert "give an instance, ReLU()" in refusal(torch.nn.ReLU)
 
 
+def test_a_state_dict_is_no_network():
+    assert "load them into the torch module" in refusal(torch.nn.Conv2d(1, 1, 1).state_dict())
+
+
 def test_arguments_that_do_not_fit(file):
     assert "leave w.caffemodel out" in refusal(file, weights="w.caffemodel")
     assert "only a .prototxt has a dialect" in refusal(file, dialect="caffe")

@@ -296,3 +296,8 @@ def test_every_network_of_the_zoo(name):
         if value_name in dict(module.named_parameters())
     )
     assert stored == trainable
+
+
+def test_torchscript_is_refused():
+    with pytest.raises(ModelError, match="is compiled TorchScript"):
+        export(torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3))), image(1))

@@ -86,3 +86,18 @@ def test_quantized_models_are_told_what_to_do():
 def test_a_new_opset_is_told_what_to_do():
     message = ops.refusal_message(ops.refusals(model("y = Relu(x)", 28).graph))
     assert message.endswith("; export the model with an opset from 7 to 26")
+
+
+def test_an_opset_that_is_too_old_is_said_once_for_all_nodes():
+    found = ops.refusals(model("a = Relu(x) b = Neg(a) y = Tanh(b)", 5).graph, raw=True)
+    assert len(found) == 3
+    assert ops.refusal_texts(found) == ["Relu 'a' and 2 nodes more (opset 5: opsets from 7 on are taken)"]
+    assert ops.refusal_message(found).startswith("3 nodes cannot be trained: Relu 'a' and 2 nodes more")
+
+
+def test_a_weight_that_is_still_to_be_computed_is_no_obstacle_in_a_raw_graph():
+    graph = model("w = Mul(v, v) y = Conv(x, w)").graph
+    assert ops.refusals(graph, raw=True) == []
+    assert [refusal.reason for refusal in ops.refusals(graph)] == [
+        "neither kernel_shape nor the shape of the weight is known"
+    ]

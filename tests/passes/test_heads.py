@@ -299,7 +299,7 @@ def test_a_head_may_be_nothing(own_module):
         ("{}:number", "not callable"),
         ("{}:broken", "ZeroDivisionError"),
         ("{}:nothing", "returned NoneType"),
-        ("{}:feature", r"gives \[N,40,8,12\], \[N, C, H, W\] with C = 5 is needed"),
+        ("{}:feature", r"gives \[N, 40, 8, 12\], \[N, C, H, W\] with C = 5 is needed"),
     ],
 )
 def test_a_bad_callable_is_told_in_one_line(own_module, head, message):
