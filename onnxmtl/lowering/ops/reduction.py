@@ -51,14 +51,33 @@ def _log_sum(x: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor
     return _sum(x, axes, keep).log()
 
 
+def _max(x: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor:
+    return _over_nothing(x, axes, keep, largest=False) if x.numel() == 0 else torch.amax(x, axes, keep)
+
+
+def _min(x: torch.Tensor, axes: tuple[int, ...], keep: bool) -> torch.Tensor:
+    return _over_nothing(x, axes, keep, largest=True) if x.numel() == 0 else torch.amin(x, axes, keep)
+
+
+def _over_nothing(x: torch.Tensor, axes: tuple[int, ...], keep: bool, *, largest: bool) -> torch.Tensor:
+    """What ONNX says of an empty set: its minimum is the largest number there is, its maximum the smallest."""
+    shape = [1 if i in axes else size for i, size in enumerate(x.shape) if keep or i not in axes]
+    if x.dtype is torch.bool:
+        return x.new_full(shape, largest)
+    if x.is_floating_point():
+        return x.new_full(shape, float("inf") if largest else float("-inf"))
+    limits = torch.iinfo(x.dtype)
+    return x.new_full(shape, limits.max if largest else limits.min)
+
+
 _REDUCTIONS: dict[str, Reduction] = {
     "ReduceL1": _l1,
     "ReduceL2": _l2,
     "ReduceLogSum": _log_sum,
     "ReduceLogSumExp": torch.logsumexp,
-    "ReduceMax": torch.amax,
+    "ReduceMax": _max,
     "ReduceMean": _mean,
-    "ReduceMin": torch.amin,
+    "ReduceMin": _min,
     "ReduceProd": _prod,
     "ReduceSum": _sum,
     "ReduceSumSquare": _sum_square,

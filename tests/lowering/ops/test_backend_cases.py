@@ -41,9 +41,6 @@ EXCLUDED = {
     "test_identity_opt": "an optional tensor",
     "test_bitwise_not_3d": "uint16, which torch has no arithmetic on",
     "test_maxunpool_export_with_output_shape": "refused: onnxruntime does not follow the standard there",
-    "test_reduce_max_empty_set": "a maximum over nothing: torch refuses",
-    "test_reduce_max_empty_set_bool": "a maximum over nothing: torch refuses",
-    "test_reduce_min_empty_set": "a minimum over nothing: torch refuses",
 }
 EXCLUDED_IN_FLOAT64 = {
     "test_gelu_tanh_1": "onnxruntime's constants are float32 there",
