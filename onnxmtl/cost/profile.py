@@ -112,8 +112,11 @@ def peak_activation_bytes(graph: ir.Graph) -> int:
 
 def _bytes(node: ir.Node | None, value: ir.Value) -> int:
     """Of an activation at batch 1."""
-    if value.dtype is None:
+    if value.dtype is None or value.dtype is ir.DataType.UNDEFINED:
         msg = f"the type of {value.name!r} is unknown; run shape inference first"
+        raise ModelError(msg)
+    if value.dtype is ir.DataType.STRING:
+        msg = f"the value {value.name!r} is text, which has no fixed size in memory"
         raise ModelError(msg)
     return math.ceil(math.prod(shape_at_one(node, value)) * value.dtype.itemsize)
 
@@ -124,7 +127,7 @@ def _elements(value: ir.Value) -> int:
 
 def _weight_bytes(value: ir.Value) -> int:
     dtype = value.dtype if value.const_value is None else value.const_value.dtype
-    return 0 if dtype is None else math.ceil(_elements(value) * dtype.itemsize)
+    return 0 if dtype in (None, ir.DataType.STRING, ir.DataType.UNDEFINED) else math.ceil(_elements(value) * dtype.itemsize)
 
 
 def _weight_shape(value: ir.Value) -> tuple[int, ...]:

@@ -223,6 +223,9 @@ def test_unknown_shapes_and_types_are_an_error() -> None:
     model.graph[0].outputs[0].type = None
     with pytest.raises(ModelError, match=r"the type of .* is unknown"):
         peak_activation_bytes(model.graph)
+    model.graph[0].outputs[0].dtype = ir.DataType.STRING
+    with pytest.raises(ModelError, match="is text"):
+        peak_activation_bytes(model.graph)
 
 
 # -- sums ------------------------------------------------------------------------------------------------------------
