@@ -20,6 +20,7 @@ OPSET = 21
 MAX_ELEMENTS = 1 << 30  # of one weight: 4 GiB
 MAX_DIM = (1 << 31) - 1  # Caffe counts in int32
 FLOAT = ir.DataType.FLOAT
+_MANY_LINES = 8
 
 
 class Builder:
@@ -28,14 +29,13 @@ class Builder:
     Attributes:
         graph: Grows node by node.
         weights: Of the ``.caffemodel``, if there is one.
-        remarks: To be attached to the model.
         drawn: Names of layers whose weights were drawn because nothing gave them.
     """
 
     def __init__(self, name: str, weights: CaffeModel | None) -> None:
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name=name or "prototxt")
         self.weights = weights
-        self.remarks: list[Diagnostic] = []
+        self._said: dict[tuple[str, str, str, str], list[Layer | None]] = {}
         self.drawn: dict[str, None] = {}
         self._values: dict[str, int] = {}
         self._nodes: dict[str, int] = {}
@@ -249,9 +249,29 @@ class Builder:
 
     def remark(self, code: str, what: str, layer: Layer | None = None, hint: str = "") -> None:
         """Something the user should know."""
-        if layer is not None:
-            what = f"line {layer.line}: layer {layer.name!r} ({layer.type}) {what}"
-        self.remarks.append(Diagnostic(code, what, layer.name if layer is not None else "", hint))
+        self._said.setdefault((code, layer.type if layer is not None else "", what, hint), []).append(layer)
+
+    @property
+    def remarks(self) -> list[Diagnostic]:
+        """What was said, in order; of several layers of one type that are told the same, once."""
+        found = []
+        for (code, _, what, hint), told in self._said.items():
+            layers = [layer for layer in told if layer is not None]
+            if layers:
+                what = f"line {layers[0].line}: layer {layers[0].name!r} ({layers[0].type}) {what}"
+                if len(layers) > 1:
+                    what += (
+                        f"; the same for {len(layers) - 1} more: {shown_lines([layer.line for layer in layers[1:]])}"
+                    )
+            found.append(Diagnostic(code, what, layers[0].name if layers else "", hint))
+        return found
+
+
+def shown_lines(lines: Sequence[int]) -> str:
+    """``line 3, 5, 8``; of many the first ones, and how many there are."""
+    different = list(dict.fromkeys(lines))
+    more = f" and {len(different) - _MANY_LINES} more" if len(different) > _MANY_LINES else ""
+    return f"line {', '.join(map(str, different[:_MANY_LINES]))}{more}"
 
 
 def _unique(name: str, used: dict[str, int]) -> str:

@@ -50,8 +50,10 @@ class _Unavailable:
 class _Conversion:
     def __init__(self, document: Document, weights: CaffeModel | None, dialect: Dialect, phase: str) -> None:
         self.document = document
-        every = upgrade.layers(document)
+        self.phase, every = phase.upper(), upgrade.layers(document)
         self.layers = [(layer, source) for layer, source in every if included(document.net, layer, phase)]
+        kept = {id(source) for _, source in self.layers}
+        self.left_out = [(layer, source) for layer, source in every if id(source) not in kept]
         self.net = Builder(document.net.name, weights)
         self.automtl, why = detect(document.net, self.layers)
         if dialect != "auto":
@@ -60,8 +62,8 @@ class _Conversion:
         self.net.remark(
             "prototxt-dialect", f"read in {name} dialect ({why})", hint=f"--dialect {other} if that is wrong"
         )
-        if len(every) > len(self.layers):
-            self._say_left_out(every, phase)
+        if self.left_out:
+            self._say_left_out()
         self.blobs: dict[str, Blob | _Unavailable] = {}
         self.left: dict[str, None] = {}  # names of blobs that nobody has read yet, in order
         self.unsupported: list[str] = []
@@ -104,6 +106,8 @@ class _Conversion:
             self._unavailable(layer, "a loss")
             return
         found = entry(kind)
+        if found is None and not message.bottom and message.top and kind not in sources.NO_DATA:
+            raise sources.own_data_layer(layer)
         if found is None:
             self.unsupported.append(f"{layer.name!r} ({kind or 'no type'}, line {source.line})")
             self._unavailable(layer, "unsupported")
@@ -177,6 +181,10 @@ class _Conversion:
         if name not in self.blobs and self.automtl and name in INPUT_NAMES and len(self.document.net.input) == 1:
             name = self.document.net.input[0]
         if name not in self.blobs:
+            makers = [f"{m.name!r} (line {source.line})" for m, source in self.left_out if name in m.top]
+            if makers:
+                rules = f"left out of phase {self.phase} by include and exclude rules"
+                raise layer.error(f"reads {name!r}, but what makes it is {rules}: {', '.join(makers)}; change those")
             raise layer.error(f"reads {name!r}, which no layer before it makes{_close(name, list(self.blobs))}")
         return name
 
@@ -231,10 +239,9 @@ class _Conversion:
         )
         raise ModelError(msg)
 
-    def _say_left_out(self, every: Sequence[tuple[Any, Source]], phase: str) -> None:
-        kept = {id(source) for _, source in self.layers}
-        left = [f"line {s.line} {layer.name!r} ({layer.type})" for layer, s in every if id(s) not in kept]
-        what = f"layers that are not of phase {phase.upper()} are left out: {', '.join(left)}"
+    def _say_left_out(self) -> None:
+        left = [f"line {source.line} {layer.name!r} ({layer.type})" for layer, source in self.left_out]
+        what = f"layers that are not of phase {self.phase} are left out: {', '.join(left)}"
         self.net.remark("prototxt-skipped", what)
 
 

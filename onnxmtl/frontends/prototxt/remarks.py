@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxmtl.errors import ModelError
 from onnxmtl.frontends.prototxt import sources
-from onnxmtl.frontends.prototxt.builder import Builder
+from onnxmtl.frontends.prototxt.builder import Builder, shown_lines
 from onnxmtl.frontends.prototxt.registry import entry
 from onnxmtl.frontends.prototxt.text import Document, Source
 
@@ -45,7 +45,7 @@ def report_fields(net: Builder, document: Document, layers: Sequence[tuple[Any, 
         "prototxt-ignored": "has no effect on the imported network; ignored",
     }
     for (code, path), lines in found.items():
-        net.remark(code, f"{path} {texts[code]}: {_lines(lines)}")
+        net.remark(code, f"{path} {texts[code]}: {shown_lines(lines)}")
 
 
 def _is_read(path: str, reads: frozenset[str]) -> bool:
@@ -55,10 +55,6 @@ def _is_read(path: str, reads: frozenset[str]) -> bool:
     if len(parts) == 1:  # the message itself
         return any(read.startswith(f"{path}.") for read in reads)
     return ".".join(parts[:2]) in reads
-
-
-def _lines(lines: Sequence[int]) -> str:
-    return f"line {', '.join(map(str, dict.fromkeys(lines)))}"
 
 
 def report_weights(net: Builder, layers: Sequence[str]) -> None:

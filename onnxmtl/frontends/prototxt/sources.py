@@ -14,12 +14,23 @@ DATA_LAYERS = frozenset(
 )
 # Every top is an input.
 INPUT_LAYERS = frozenset({"Input", "DummyData"})
+# They read nothing, and yet make no images: weights (Parameter), numbers. "" is a layer without a type.
+NO_DATA = frozenset({"", "Parameter"})
 _SINKS = frozenset({"Accuracy", "DetectionEvaluate", "HDF5Output", "MatWrite", "SegAccuracy", "Silence"})
 
 
 def is_sink(layer_type: str) -> bool:
     """Whether a layer serves training or printing only: losses of any name, accuracies, writers."""
     return layer_type in _SINKS or layer_type.endswith("Loss")
+
+
+def own_data_layer(layer: Layer) -> ModelError:
+    """The error for a layer that makes images in a way of its own: of type Python, say, or of a fork of Caffe."""
+    name = layer.tops[0] if layer.tops else "data"
+    return layer.error(
+        f'makes {name!r} by code that onnxmtl does not have; put `input: "{name}" input_dim: 1 input_dim: 3 '
+        "input_dim: HEIGHT input_dim: WIDTH` at the top of the file instead of this layer"
+    )
 
 
 def declared_inputs(document: Document) -> list[tuple[str, tuple[int, ...]]]:

@@ -15,6 +15,7 @@ ENUMS: dict[str, str] = {
     "DimCheckMode": "STRICT=0 PERMISSIVE=1",
     "VarianceNorm": "FAN_IN=0 FAN_OUT=1 AVERAGE=2",
     "Engine": "DEFAULT=0 CAFFE=1 CUDNN=2",
+    "BNMode": "LEARN=0 INFERENCE=1",
     "PoolMethod": "MAX=0 AVE=1 STOCHASTIC=2",
     "RoundMode": "CEIL=0 FLOOR=1",
     "EltwiseOp": "PROD=0 SUM=1 MAX=2",
@@ -227,6 +228,11 @@ MESSAGES: dict[str, str] = {
         4 eps float = 1e-5
         5 frozen bool = false
         6 engine Engine = DEFAULT
+        1001 scale_filler FillerParameter
+        1002 shift_filler FillerParameter
+        1003 bn_mode BNMode = LEARN
+        1004 moving_average bool
+        1005 decay float
     """,
     "BiasParameter": """
         1 axis int32 = 1

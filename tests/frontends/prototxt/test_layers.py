@@ -173,6 +173,18 @@ CASES = {
                       lambda x, w: x[0].repeat(2, 2).repeat(3, 3)),
     "batch_norm": ("BatchNorm", "batch_norm_param { eps: 0.25 }", [X], lambda x, w: x[0] / np.sqrt(1.25)),
     "bn": ("BN", "bn_param { eps: 0.5 }", [X], lambda x, w: x[0] / np.sqrt(1.5)),
+    "bn, older names": (
+        "BN",
+        "bn_param { eps: 0.5 scale_filler { value: 3 } shift_filler { value: 2 } moving_average: true decay: 0.05 }",
+        [X],
+        lambda x, w: 3 * x[0] / np.sqrt(1.5) + 2,
+    ),
+    "bn, SegNet's inference": (
+        "BN",
+        "bn_param { bn_mode: INFERENCE scale_filler { value: 3 } shift_filler { value: 2 } }",
+        [X],
+        lambda x, w: 3 * x[0] + 2,
+    ),
 }  # fmt: skip
 
 
@@ -210,8 +222,15 @@ def test_layer_is_lowered_to_torch(case):
 
 def test_every_converter_has_a_case():
     elsewhere = {"Slice", "Split"}  # several outputs: below
-    aliases = {"DepthwiseConvolution"}  # a Convolution under another name
+    aliases = {"DepthwiseConvolution", "HoleConvolution"}  # a Convolution under other names
     assert {case[0] for case in CASES.values()} | elsewhere | aliases == set(layer_types())
+
+
+def test_hole_convolution_is_a_convolution():
+    model, feeds = build("HoleConvolution", "convolution_param { num_output: 2 kernel_size: 3 pad: 2 hole: 2 }", [X])
+    w = caffe.weights_of(model)
+    want = caffe.conv(feeds["x0"], w["it.weight"], w["it.bias"], pad=(2, 2), dilation=(2, 2))
+    np.testing.assert_allclose(caffe.run(model, **feeds)["y"], want, rtol=2e-5, atol=2e-5)
 
 
 def test_depthwise_convolution_is_a_convolution():

@@ -299,6 +299,42 @@ def test_every_layer_that_brings_data_is_an_input(layer, shape):
 # Errors and remarks
 
 
+def test_a_layer_that_makes_images_by_code_of_its_own_is_told_how_to_become_an_input():
+    body = "python_param { module: 'voc' layer: 'Images' param_str: \"{\\'split\\': \\'val\\'}\" }"
+    text = (
+        "name: 'n'\n" + caffe.layer("Python", "", "image label", body, name="voc") + caffe.layer("ReLU", "image", "r")
+    )
+    said = caffe.error_of(caffe.load_text, text)
+    assert said is not None and said.startswith("net.prototxt:2: layer 'voc' (Python): ") and "\n" not in said
+    assert 'put `input: "image" input_dim: 1' in said and "not supported" not in said
+    weights = DATA + caffe.layer("Parameter", "", "w") + caffe.layer("ReLU", "data", "r")
+    assert "'parameter' (Parameter, line 2)" in str(caffe.error_of(caffe.load_text, weights))
+
+
+def test_a_blob_of_another_phase_or_stage_is_said_to_be_one():
+    source = caffe.layer("Data", "", "image l", "transform_param { crop_size: 8 } include { phase: TRAIN }", name="d")
+    text = "name: 'n'\n" + source + caffe.layer("ReLU", "image", "r", name="r")
+    said = str(caffe.error_of(caffe.load_text, text))
+    assert "'r' (ReLU): reads 'image', but what makes it is left out of phase TEST" in said and ": 'd' (line 2)" in said
+    assert len(caffe.load_text(text, phase="train").graph) == 1
+
+
+def test_what_is_true_of_many_layers_is_said_once():
+    text, last = DATA, "data"
+    for i in range(12):
+        text += caffe.layer("BatchNorm", last, f"y{i}", "batch_norm_param { use_global_stats: true }", name=f"bn{i}")
+        last = f"y{i}"
+    [said] = [r for r in caffe.remarks(caffe.load_text(text), "prototxt-ignored") if "use_global_stats" in r]
+    assert "line 2: layer 'bn0' (BatchNorm) use_global_stats is ignored" in said
+    assert said.endswith("the same for 11 more: line 3, 4, 5, 6, 7, 8, 9, 10 and 3 more")
+
+
+def test_the_lines_of_an_ignored_field_are_not_all_listed():
+    text = DATA + "".join(caffe.layer("ReLU", "data", f"y{i}", "param { lr_mult: 1 }") for i in range(300))
+    [said] = caffe.remarks(caffe.load_text(text), "prototxt-ignored")
+    assert said.endswith("ignored: line 2, 3, 4, 5, 6, 7, 8, 9 and 292 more")
+
+
 def test_all_unsupported_layers_are_in_one_message():
     text = DATA + caffe.layer("ROIPooling", "data", "a", name="roi") + caffe.layer("ReLU", "a", "b")
     text += caffe.layer("Python", "b", "c", name="py")

@@ -106,6 +106,17 @@ def test_a_normalization_that_others_read_keeps_its_scale_apart():
     assert any("no scale and shift of its own" in remark for remark in caffe.remarks(model, "prototxt-affine"))
 
 
+def test_segnets_normalization_for_inference_has_scale_and_shift_only(tmp_path):
+    gamma, beta = np.array([2, 3], np.float32), np.array([1, -1], np.float32)
+    file = weights.read(caffe.write_caffemodel(tmp_path / "w.caffemodel", {"bn": [gamma, beta]}))
+    x = RNG.standard_normal((1, 2, 3, 4)).astype(np.float32)
+    text = caffe.inputs(x=x.shape) + caffe.layer("BN", "x", "y", "bn_param { bn_mode: INFERENCE }", name="bn")
+    want = x * gamma[:, None, None] + beta[:, None, None]
+    np.testing.assert_allclose(caffe.run(caffe.load_text(text, file), x=x)["y"], want, rtol=1e-5, atol=1e-5)
+    said = str(caffe.error_of(caffe.load_text, text.replace("INFERENCE", "LEARN"), file))
+    assert "without running statistics" in said
+
+
 def test_automtl_normalizations_take_five_blobs(net):
     a = arrays(w=(4, 3, 3, 3), b=(4,), gamma=(4,), beta=(4,), mean=(4,))
     variance = np.ones(4, np.float32) * 4

@@ -15,7 +15,7 @@ _READS = (
 )
 
 
-@converts("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", reads=_READS)
+@converts("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "HoleConvolution", reads=_READS)
 def convolution(layer: Layer, net: Builder) -> Sequence[Blob]:
     """Conv. Weight [outputs, inputs / group, kh, kw] and bias [outputs], as in Caffe."""
     x, param = layer.bottoms[0], layer.message.convolution_param

@@ -17,6 +17,8 @@ from onnxmtl.frontends.prototxt.registry import Blob, Layer, converts
 from onnxmtl.frontends.prototxt.schema import enum
 
 _WITHIN = enum("NormRegion")["WITHIN_CHANNEL"]
+_INFERENCE = enum("BNMode")["INFERENCE"]
+_BN_FILLERS = (("scale_filler", "slope_filler"), ("shift_filler", "bias_filler"))  # SegNet's names, PSPNet's
 _MOMENTUM = 0.9  # of a running statistic, where the file does not say: Caffe's 0.999 needs Caffe's bias correction
 
 
@@ -99,19 +101,30 @@ def _say_what_is_lost(layer: Layer, net: Builder) -> None:
         net.remark("prototxt-differs", what, layer)
 
 
-@converts("BN", reads="bn_param: slope_filler bias_filler momentum eps")
+@converts("BN", reads="bn_param: slope_filler bias_filler scale_filler shift_filler bn_mode momentum decay eps")
 def bn(layer: Layer, net: Builder) -> Sequence[Blob]:
-    """PSPNet's batch normalization: blobs slope, bias, mean, variance."""
+    """PSPNet's and SegNet's batch normalization: blobs slope, bias, mean, variance.
+
+    Older forks say ``scale_filler``, ``shift_filler``, and ``decay`` for 1 - momentum. In SegNet's
+    ``bn_mode: INFERENCE`` there are two blobs, into which its own script has multiplied the statistics.
+    """
     x, param = layer.bottoms[0], layer.message.bn_param
     channels = (x.shape[1],)
-    if net.weights is not None and 0 < net.weights.count(layer.name) < 4:
-        only(layer, False, "weights without running statistics (SegNet's form)")
-    weight = net.weight(layer, 0, "weight", channels, _filler(param, "slope_filler"), default="constant", value=1.0)
-    bias = net.weight(layer, 1, "bias", channels, _filler(param, "bias_filler"), default="constant")
-    mean = net.weight(layer, 2, "mean", channels, default="constant")
-    variance = net.weight(layer, 3, "variance", channels, default="constant", value=1.0)
+    folded = bool(param.bn_mode == _INFERENCE)
+    if net.weights is not None and not folded and 0 < net.weights.count(layer.name) < 4:
+        only(layer, False, "weights without running statistics (SegNet's form for training)")
+    slope, shift = (_filler(param, old) or _filler(param, new) for old, new in _BN_FILLERS)
+    weight = net.weight(layer, 0, "weight", channels, slope, default="constant", value=1.0)
+    bias = net.weight(layer, 1, "bias", channels, shift, default="constant")
+    if folded:  # 1 / sqrt(variance + eps) = 1
+        mean = net.constant_weight(f"{layer.name}.mean", np.zeros(channels))
+        variance = net.constant_weight(f"{layer.name}.variance", np.full(channels, 1.0 - param.eps))
+    else:
+        mean = net.weight(layer, 2, "mean", channels, default="constant")
+        variance = net.weight(layer, 3, "variance", channels, default="constant", value=1.0)
     inputs: list[Blob | ir.Value] = [x, weight, bias, mean, variance]
-    return [net.node(layer, "BatchNormalization", inputs, x.shape, epsilon=param.eps, momentum=param.momentum)]
+    momentum = 1.0 - param.decay if param.HasField("decay") else param.momentum
+    return [net.node(layer, "BatchNormalization", inputs, x.shape, epsilon=param.eps, momentum=momentum)]
 
 
 @converts("Scale", reads="scale_param: axis num_axes filler bias_term bias_filler", bottoms=(1, 2))
