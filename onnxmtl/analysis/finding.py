@@ -10,7 +10,7 @@ from onnxmtl.analysis.features import feature_dims
 from onnxmtl.analysis.frontiers import ancestors, boundaries, main_output
 from onnxmtl.analysis.layouts import channel_axes, map_form
 from onnxmtl.errors import ModelError
-from onnxmtl.ops import is_linear_op, supported
+from onnxmtl.ops import is_linear_op, supported, weight_slots
 
 _PASS_THROUGH = frozenset({"Dropout", "Identity"})
 # These only move a tensor's elements: where a map stands before them, it is the feature.
@@ -131,7 +131,7 @@ def _behind(value: ir.Value, ops: frozenset[str] = _PASS_THROUGH) -> ir.Value:
 
 def _before_convolutional_classifier(feature: ir.Value, between: frozenset[str]) -> ir.Value | None:
     """The input of a 1×1 convolution (with at most the operators `between` behind it) that makes `feature`."""
-    node = _behind(feature, _PASS_THROUGH | between).producer()
+    node = _without_bias(_behind(feature, _PASS_THROUGH | between)).producer()
     if node is None or node.op_type != "Conv" or not is_linear_op(node):
         return None
     data, weight = node.inputs[0], node.inputs[1]
@@ -139,6 +139,19 @@ def _before_convolutional_classifier(feature: ir.Value, between: frozenset[str])
         return None
     before = _behind(data)
     return before if before.producer() is not None and _is_map(before) else None
+
+
+def _without_bias(value: ir.Value) -> ir.Value:
+    """What a bias of its own is added to: Paddle writes a convolution's bias as an Add behind it."""
+    node = value.producer()
+    if node is None or node.op_type != "Add":
+        return value
+    data = [operand for operand in node.inputs if operand is not None and not operand.is_initializer()]
+    if len(data) != 1 or not weight_slots(node):
+        return value
+    convolution = _behind(data[0])
+    layer = convolution.producer()
+    return convolution if layer is not None and layer.op_type == "Conv" and len(layer.inputs) < 3 else value
 
 
 def _check_tail(feature: ir.Value, tail: Sequence[ir.Node], nodes: Sequence[ir.Node]) -> None:

@@ -64,6 +64,23 @@ def test_before_a_convolutional_classifier(relu):
     assert find_feature(inferred(net.model(net.add("Softmax", [x], axis=1)))).name == "last_out"
 
 
+@pytest.mark.parametrize("end", ["Identity", "Relu"])
+def test_before_a_convolutional_classifier_with_its_bias_in_an_add(end: str) -> None:
+    """Paddle's SqueezeNet."""
+    net = Network()
+    x = net.add("Identity", [net.conv(net.add("Dropout", [trunk(net)]), 8, 5, k=1)])
+    x = net.add("Add", [x, net.weight("bias", net.normal(1, 5, 1, 1))])
+    x = net.add("GlobalAveragePool", [net.add(end, [x])])
+    assert find_feature(inferred(net.model(x))).name == "last_out"
+
+
+def test_an_add_of_two_maps_is_no_bias_of_a_classifier() -> None:
+    net = Network()
+    x = trunk(net)
+    x = net.add("Relu", [net.add("Add", [net.conv(x, 8, 8, k=1), x], "sum")], "joined")
+    assert find_feature(inferred(net.model(net.add("GlobalAveragePool", [x])))).name == "joined_out"
+
+
 def test_pooled_then_a_convolution_as_classifier():
     net = Network()
     x = net.conv(net.add("GlobalAveragePool", [trunk(net)]), 8, 5, k=1)
