@@ -127,7 +127,9 @@ def _elements(value: ir.Value) -> int:
 
 def _weight_bytes(value: ir.Value) -> int:
     dtype = value.dtype if value.const_value is None else value.const_value.dtype
-    return 0 if dtype in (None, ir.DataType.STRING, ir.DataType.UNDEFINED) else math.ceil(_elements(value) * dtype.itemsize)
+    if dtype is None or dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
+        return 0
+    return math.ceil(_elements(value) * dtype.itemsize)
 
 
 def _weight_shape(value: ir.Value) -> tuple[int, ...]:
