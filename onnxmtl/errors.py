@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class OnnxMTLError(Exception):
-    """A mistake in the input or in the run: one line that says what, where and what to do."""
+    """A mistake in the input or in the run: one line that says what, where and what to do.
+
+    Attributes:
+        told_elsewhere: Whether another process of the same training tells it.
+    """
+
+    told_elsewhere: bool = False
 
 
 class ModelError(OnnxMTLError):
@@ -17,6 +23,10 @@ class TaskError(OnnxMTLError):
 
 class DataError(OnnxMTLError):
     """The data set cannot be read, or a sample does not fit its task."""
+
+
+class BudgetError(OnnxMTLError):
+    """The budget cannot be read, or no architecture of the supermodel fits it."""
 
 
 class RunError(OnnxMTLError):

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxmtl import ops
 from onnxmtl.analysis.table import Agreement, CostItem, Option, Site, SiteTable, WeightItem
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Choice, as_choice, collection_paused, is_choice, sources, tasks_of_nodes
+from onnxmtl.ir import Choice, as_choice, collection_paused, head_of, is_choice, sources, tasks_of_nodes
 from onnxmtl.ir.attributes import canonical_attributes
 
 Member = tuple[str, int]  # (site id, position among the Choices of one task at the site)
@@ -247,7 +247,8 @@ class _Reader:
             else:
                 together = True
             groups_of_tasks = [tasks] if together else [(task,) for task in tasks]
-            items += [CostItem(cost, site, option, group, above.agreement) for group in groups_of_tasks]
+            head = all(head_of(node) is not None for node in nodes)
+            items += [CostItem(cost, site, option, group, above.agreement, head) for group in groups_of_tasks]
         return items, per_place
 
     def _above(self, entry: _Class, index: Mapping[str, int]) -> _Above:
@@ -311,7 +312,8 @@ class _Reader:
             size = int(value.const_value.size) if value.const_value is not None else 0
             always: set[int] = set()
             users: dict[Place, set[int]] = {}
-            for node in {use.node for use in value.uses()}:
+            users_of_value = {use.node for use in value.uses()}
+            for node in users_of_value:
                 place = self.place[node]
                 if place is None:
                     always |= self.tasks_of[node]
@@ -320,7 +322,9 @@ class _Reader:
             triples = sorted((task, index[site], option) for (site, option), who in users.items() for task in who)
             sites = {site for _, site, _ in triples}
             home = sites.pop() if len(sites) == 1 and not always else None
-            items.append(WeightItem(size, home, () if always else tuple(triples), tuple(sorted(always))))
+            needing = [node for node in users_of_value if self.tasks_of[node]]
+            head = bool(needing) and all(head_of(node) is not None for node in needing)
+            items.append(WeightItem(size, home, () if always else tuple(triples), tuple(sorted(always)), head))
             everyone = always.union(*users.values())
             for place, who in users.items():
                 if len(everyone) > 1:

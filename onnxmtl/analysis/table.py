@@ -159,6 +159,7 @@ class CostItem:
         agree: For each site above the node, its own site left out, the options after which tasks still hold the same
             value where this node reads it (none of the site's members at or above the node uses weights of a task's
             own). The analysis gives an :class:`Agreement`; any mapping will do.
+        head: Whether the nodes belong to task heads: costs of the trunk leave them out.
     """
 
     cost: int
@@ -166,6 +167,7 @@ class CostItem:
     option: int | None
     tasks: tuple[int, ...]
     agree: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict, hash=False)
+    head: bool = False
 
     def __post_init__(self) -> None:
         if self.cost <= 0 or not self.tasks or (self.site is None) != (self.option is None):
@@ -192,12 +194,14 @@ class WeightItem:
         site: Index of the site it belongs to; None for a weight outside all sites.
         uses: (task, site, option) triples under which it is needed: the task takes the option at the site.
         always_tasks: Indices of the tasks that need it whatever is drawn (heads, layers outside all sites).
+        head: Whether only nodes of task heads use it: costs of the trunk leave it out.
     """
 
     size: int
     site: int | None
     uses: tuple[tuple[int, int, int], ...] = ()
     always_tasks: tuple[int, ...] = ()
+    head: bool = False
 
     @property
     def always(self) -> bool:

@@ -26,6 +26,7 @@ class Costs:
         parameters_paper: AutoMTL's "#params": kernels of the backbone's convolutions alone, a shared one counted once
             and every own copy; no biases, normalizations, heads or skips.
         file_bytes: Size of the model file with its weights; None if it was not asked for.
+        multiply_adds_trunk: The executed multiply-adds of all nodes but those of heads.
     """
 
     parameters_trunk: int
@@ -35,6 +36,7 @@ class Costs:
     executed_once: float
     parameters_paper: int
     file_bytes: int | None = None
+    multiply_adds_trunk: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as a JSON-ready dictionary."""
@@ -57,7 +59,7 @@ def count(model: ir.Model, *, file_bytes: int | None = None) -> Costs:
     trunk: set[ir.Value] = set()
     weights: set[ir.Value] = set()
     kernels: set[ir.Value] = set()
-    executed = unshared = together = 0
+    executed = unshared = together = outside_heads = 0
     for node, tasks in tasks_of_nodes(model.graph).items():
         if not tasks:
             continue
@@ -69,6 +71,7 @@ def count(model: ir.Model, *, file_bytes: int | None = None) -> Costs:
                 kernels.update(v for v in used if v is node.inputs[1] and role_of(v) is not Role.SKIP)
         work = ops.multiply_adds(node)
         executed += work
+        outside_heads += work if head_of(node) is None else 0
         unshared += work * len(tasks)
         together += work if len(tasks) > 1 else 0
     return Costs(
@@ -79,6 +82,7 @@ def count(model: ir.Model, *, file_bytes: int | None = None) -> Costs:
         executed_once=together / executed if executed else 0.0,
         parameters_paper=_elements(kernels),
         file_bytes=file_bytes,
+        multiply_adds_trunk=outside_heads,
     )
 
 

@@ -1,7 +1,7 @@
 """What the project knows about operators without torch: which it trains, weight slots, multiply-adds."""
 
 from onnxmtl.ops.operators import Operator, operator, operators
-from onnxmtl.ops.registry import OpSpec, Slot, multiply_adds, registered, spec
+from onnxmtl.ops.registry import ACTIVATIONS, OpSpec, Slot, multiply_adds, registered, spec
 from onnxmtl.ops.support import (
     NEWEST_OPSET,
     OLDEST_OPSET,
@@ -24,6 +24,7 @@ from onnxmtl.ops.weights import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "NEWEST_OPSET",
     "OLDEST_OPSET",
     "OpSpec",

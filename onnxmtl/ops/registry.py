@@ -94,6 +94,27 @@ def _table() -> Iterable[OpSpec]:
     yield OpSpec("Concat", slots=(Slot(0, "token"),), variadic=True)
 
 
+# Elementwise functions between layers; a slope (PRelu) may be a weight.
+ACTIVATIONS = frozenset(
+    [
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Elu",
+        "Selu",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Tanh",
+        "Gelu",
+        "Softplus",
+        "Clip",
+        "Mish",
+        "Celu",
+        "Swish",
+    ]
+)
+
 _SPECS: dict[tuple[str, str], OpSpec] = {(entry.domain, entry.op_type): entry for entry in _table()}
 
 

@@ -24,6 +24,7 @@ def test_every_number_by_hand(four_ways):
     assert costs.parameters_paper == STEM + 3 * LAYER
     together = STEM + 2 * LAYER  # the stem for all, two and three for a and b
     alone = 2 * LAYER + 16 + 4 * HEAD
+    assert costs.multiply_adds_trunk == 64 * (together + 2 * LAYER + 16)
     assert costs.multiply_adds == 64 * (together + alone)
     assert costs.multiply_adds_unshared == 64 * (4 * STEM + 2 * 2 * LAYER + alone)
     assert costs.executed_once == pytest.approx(together / (together + alone), rel=1e-15)
