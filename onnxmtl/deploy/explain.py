@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from onnxmtl.analysis.shortcuts import refused_additions
 from onnxmtl.errors import ModelError, OnnxMTLError, RunError
 from onnxmtl.frontends.source import Dialect, read
 from onnxmtl.ir import Diagnostic, diagnostics, is_supermodel
@@ -139,7 +140,8 @@ def _of_backbone(model: ir.Model, options: ImportOptions) -> Iterator[Explanatio
         yield Explanation("import", "refused", "", str(error))
         return
     yield from _stage("import", diagnostics(backbone))
-    yield from _stage("space", (*explain_sites(backbone.graph), *explain_skips(backbone.graph)))
+    found = (*explain_sites(backbone.graph), *explain_skips(backbone.graph), *refused_additions(backbone.graph))
+    yield from _stage("space", found)
     yield from _tried("finalize", backbone, [FoldBatchNorm()])
 
 

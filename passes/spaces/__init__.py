@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from onnxmtl.errors import RunError
 from onnxmtl.ir.passes import InPlacePass
+from onnxmtl.passes.spaces.select_or_skip import SelectOrSkip
 from onnxmtl.passes.spaces.vcn import Vcn
 
-__all__ = ["SPACES", "Vcn", "space"]
+__all__ = ["SPACES", "SelectOrSkip", "Vcn", "space"]
 
-SPACES: dict[str, Callable[..., InPlacePass]] = {"vcn": Vcn}
+SPACES: dict[str, Callable[..., InPlacePass]] = {"select_or_skip": SelectOrSkip, "vcn": Vcn}
 
 
 def space(name: str, **options: Any) -> InPlacePass:
@@ -23,8 +25,10 @@ def space(name: str, **options: Any) -> InPlacePass:
     if name not in SPACES:
         msg = f"unknown search space {name!r}; there are: {', '.join(sorted(SPACES))}"
         raise RunError(msg)
-    try:
-        return SPACES[name](**options)
-    except TypeError as error:
-        msg = f"search space {name!r}: {error}"
-        raise RunError(msg) from error
+    parameters = inspect.signature(SPACES[name]).parameters
+    unknown = [repr(option) for option in options if option not in parameters]
+    if unknown:
+        known = ", ".join(parameters) or "none"
+        msg = f"search space {name!r} takes no setting {' or '.join(unknown)}; its settings: {known}"
+        raise RunError(msg)
+    return SPACES[name](**options)

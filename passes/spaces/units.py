@@ -12,25 +12,6 @@ from onnxmtl.ir import head_of
 
 Granularity = Literal["op", "block"]
 
-_ACTIVATIONS = frozenset(
-    [
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Elu",
-        "Selu",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Tanh",
-        "Gelu",
-        "Softplus",
-        "Clip",
-        "Mish",
-        "Celu",
-        "Swish",
-    ]
-)
 _AFFINE = frozenset(("Add", "Mul", "Sub", "Div"))
 
 
@@ -98,13 +79,17 @@ def _followers(first: ir.Node, granularity: Granularity) -> list[ir.Node]:
             break
         if (_is_norm(node) and node.inputs[0] is value) or _is_affine(node, value):
             chain.append(node)
-        elif granularity == "block" and node.op_type in _ACTIVATIONS and node.domain == "" and node.inputs[0] is value:
+        elif granularity == "block" and _is_activation(node, value):
             chain.append(node)
             break
         else:
             break
         value = node.outputs[0]
     return chain
+
+
+def _is_activation(node: ir.Node, value: ir.Value) -> bool:
+    return node.domain == "" and node.op_type in ops.ACTIVATIONS and node.inputs[0] is value
 
 
 def _is_affine(node: ir.Node, value: ir.Value) -> bool:

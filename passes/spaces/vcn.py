@@ -20,13 +20,10 @@ import onnx_ir as ir
 from onnxmtl import ops
 from onnxmtl.ir import (
     Diagnostic,
-    Namer,
     Role,
     copy_initializer,
-    copy_nodes,
     head_of,
     is_supermodel,
-    make_choice,
     new_initializer,
     report,
     role_of,
@@ -34,9 +31,9 @@ from onnxmtl.ir import (
     set_sources,
     sources,
     stamp,
-    tasks_of_nodes,
 )
 from onnxmtl.ir.passes import InPlacePass, PassResult, Refused, RemoveUnusedNodesPass
+from onnxmtl.passes.spaces.copies import TaskCopies
 from onnxmtl.passes.spaces.skip import Skip, SkipMode, plan_skip, skip_nodes
 from onnxmtl.passes.spaces.units import Granularity, Unit, find_units
 from onnxmtl.passes.spaces.why import explain_sites, no_skip
@@ -55,6 +52,8 @@ class Vcn(InPlacePass):
         granularity: ``op``: an operator with its bias, scale and normalization; ``block``: with its activation too,
             one Choice at its end.
         shared_prefix: The first N sites are forced to be shared and get no Choice.
+        prior: Logit of ``shared`` to begin with, of the other options 0. While weights are young a skip disturbs
+            least and looks best (in architecture search this is known of DARTS); with a prior it has to prove itself.
     """
 
     def __init__(
@@ -64,7 +63,9 @@ class Vcn(InPlacePass):
         norm: Literal["follow", "per_task"] = "follow",
         granularity: Granularity = "op",
         shared_prefix: int = 0,
+        prior: float = 0.0,
     ) -> None:
+        self.prior = prior
         self.skip: SkipMode = skip
         self.norm = norm
         self.granularity: Granularity = granularity
@@ -92,58 +93,30 @@ class Vcn(InPlacePass):
         return PassResult(model, modified=True)
 
 
-class _Builder:
+class _Builder(TaskCopies):
     """Builds the supermodel's nodes task by task, in topological order of the multi-task graph."""
 
     def __init__(self, model: ir.Model, settings: Vcn, units: Sequence[Unit]) -> None:
-        self.model, self.graph, self.settings = model, model.graph, settings
-        self.tasks = [str(v.name) for v in model.graph.outputs]
-        self.needed = tasks_of_nodes(model.graph)
-        self.namer = Namer(model.graph)
-        self.maps: dict[str, dict[ir.Value, ir.Value]] = {task: {} for task in self.tasks}
+        super().__init__(model.graph, settings)
+        self.model, self.settings = model, settings
         self.own_weights: dict[tuple[str, ir.Value], ir.Value] = {}
         self.shared_copies: dict[tuple[ir.Node, tuple[int, ...]], ir.Value] = {}
-        self.order: list[ir.Node] = []  # the new graph
         self.handled: set[ir.Node] = set()
         self.first = {unit.nodes[0]: unit for unit in units}
         self.decided = 0
 
     def build(self) -> None:
         """Visit the nodes in order; the new graph lists, per site, the tasks in their order."""
-        old = list(self.graph)
-        for node in old:
-            tasks = [task for task in self.tasks if task in self.needed[node]]
-            if head_of(node) is not None:
-                self._rewire(node, self._inputs(node, tasks[0]))
-            elif node in self.first and len(tasks) > 1:
+        for node in self.graph:
+            tasks = self.tasks_of(node)
+            if node in self.first and len(tasks) > 1:
                 self._unit(self.first[node], tasks)
             elif node not in self.handled:
                 if node in self.first:
                     message = f"only task {tasks[0]!r} comes by, so there is nothing to decide"
                     report(self.model, Diagnostic("site-not-made", message, str(node.name)))
-                self._plain([node], tasks)
-        self.graph.remove(old)
-        self.graph.extend(self.order)
-        for node in set(old) - set(self.order):
-            for index in range(len(node.inputs)):
-                node.replace_input_with(index, None)
-
-    def _rewire(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> None:
-        """Keep `node`, on these inputs."""
-        for index, value in enumerate(inputs):
-            node.replace_input_with(index, value)
-        self.order.append(node)
-
-    def _plain(self, nodes: Sequence[ir.Node], tasks: Sequence[str]) -> None:
-        """A node without a choice: one node while all tasks still hold the same inputs, else one per task."""
-        for node in nodes:
-            inputs = {task: self._inputs(node, task) for task in tasks}
-            if len({tuple(map(id, values)) for values in inputs.values()}) <= 1:
-                self._rewire(node, inputs[tasks[0]])
-                continue
-            for task in tasks:
-                for old, new in zip(node.outputs, self._copy(node, inputs[task], task), strict=True):
-                    self.maps[task][old] = new
+                self.plain(node, tasks)
+        self.finish()
 
     def _unit(self, unit: Unit, tasks: Sequence[str]) -> None:
         self.decided += 1
@@ -151,7 +124,8 @@ class _Builder:
         if self.decided <= self.settings.shared_prefix:
             message = f"one of the first {self.settings.shared_prefix} sites, which the settings force to be shared"
             report(self.model, Diagnostic("site-not-made", message, unit.site, "a smaller --shared-prefix frees it"))
-            self._plain(unit.nodes, tasks)
+            for node in unit.nodes:
+                self.plain(node, tasks)
             return
         for task in tasks:
             self._site(unit, task)
@@ -162,16 +136,11 @@ class _Builder:
             for node in unit.nodes:
                 self.maps[task][node.outputs[0]] = self._one(node, task, own=True)
             return
-        first, x = unit.nodes[0], self._inputs(unit.nodes[0], task)[0]
+        first, x = unit.nodes[0], self.inputs(unit.nodes[0], task)[0]
         assert x is not None
         skip = self._skip(unit)
         names = [SHARED, OWN] + ([SKIP] if skip is not None else [])
-        logits = set_role(
-            new_initializer(
-                self.graph, self.namer.unique(f"{unit.site}/{task}/logits"), np.zeros(len(names), np.float32)
-            ),
-            Role.LOGITS,
-        )
+        logits = self.logits(unit.site, task, len(names), self.settings.prior)
         if self.settings.granularity == "block":
             options = [
                 (SHARED, self._chain(unit.nodes, task, own=False)),
@@ -179,7 +148,7 @@ class _Builder:
             ]
             if skip is not None:
                 options.append((SKIP, self._skipped(skip, unit, x, unit.nodes[-1].outputs[0], task)))
-            self._choose(unit, unit.nodes[-1], task, options, logits)
+            self.choose(unit.site, task, unit.nodes[-1].outputs[0], options, logits)
             return
         skipped = None if skip is None else self._skipped(skip, unit, x, first.outputs[0], task)
         for node in unit.nodes:
@@ -192,7 +161,7 @@ class _Builder:
                 through = skipped if node is first else self._follows(node, unit, task)
                 assert through is not None
                 options.append((SKIP, through))
-            self._choose(unit, node, task, options, logits)
+            self.choose(unit.site, task, node.outputs[0], options, logits)
 
     def _per_task(self, node: ir.Node) -> bool:
         """Whether every task has its own `node` whatever it chooses."""
@@ -201,21 +170,6 @@ class _Builder:
     def _follows(self, node: ir.Node, unit: Unit, task: str) -> ir.Value:
         before = unit.nodes[unit.nodes.index(node) - 1].outputs[0]
         return self.maps[task][before]
-
-    def _choose(
-        self, unit: Unit, node: ir.Node, task: str, options: list[tuple[str, ir.Value]], logits: ir.Value
-    ) -> None:
-        choice = make_choice(
-            options,
-            logits,
-            site=unit.site,
-            task=task,
-            name=self.namer.unique(f"{node.name}/{task}/choice"),
-            output=self.namer.unique(f"{node.outputs[0].name}/{task}"),
-        )
-        stamp(choice, self.settings, node)
-        self.order.append(choice)
-        self.maps[task][node.outputs[0]] = choice.outputs[0]
 
     def _chain(self, nodes: Sequence[ir.Node], task: str, *, own: bool) -> ir.Value:
         local = dict(self.maps[task])
@@ -229,17 +183,17 @@ class _Builder:
 
     def _one(self, node: ir.Node, task: str, *, own: bool, inputs: Sequence[ir.Value | None] | None = None) -> ir.Value:
         """One copy of `node` for `task`, with the shared weights or the task's own; equal shared copies are one."""
-        values = tuple(inputs) if inputs is not None else self._inputs(node, task)
+        values = tuple(inputs) if inputs is not None else self.inputs(node, task)
         if own:
             slots = {slot.index for slot, _ in ops.weight_slots(node)}
             values = tuple(
                 self._own(v, task) if v is not None and i in slots and v.is_initializer() else v
                 for i, v in enumerate(values)
             )
-            return self._copy(node, values, f"{task}/own")[0]
+            return self.copy(node, values, f"{task}/own")[0]
         key = (node, tuple(map(id, values)))
         if key not in self.shared_copies:
-            self.shared_copies[key] = self._copy(node, values, task)[0]
+            self.shared_copies[key] = self.copy(node, values, task)[0]
         return self.shared_copies[key]
 
     def _own(self, value: ir.Value, task: str) -> ir.Value:
@@ -300,18 +254,6 @@ class _Builder:
             stamp(node, self.settings)
             set_sources(node, sources(unit.nodes[0]))
         self.order.extend(nodes)
-
-    def _inputs(self, node: ir.Node, task: str) -> tuple[ir.Value | None, ...]:
-        return tuple(None if v is None else self.maps[task].get(v, v) for v in node.inputs)
-
-    def _copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], suffix: str) -> tuple[ir.Value, ...]:
-        values = {old: new for old, new in zip(node.inputs, inputs, strict=True) if old is not None and new is not None}
-        (copy,) = copy_nodes([node], dict(values), lambda name: self.namer.unique(f"{name}/{suffix}"))
-        for index, value in enumerate(inputs):
-            copy.replace_input_with(index, value)
-        stamp(copy, self.settings, node)
-        self.order.append(copy)
-        return tuple(copy.outputs)
 
 
 def _has_statistics(node: ir.Node) -> bool:

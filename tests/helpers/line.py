@@ -14,6 +14,7 @@ from onnxmtl.analysis.sites import site_table
 from onnxmtl.data import InputSpec
 from onnxmtl.deploy.verify import VerifyReport
 from onnxmtl.ir import Role
+from onnxmtl.ir.passes import InPlacePass
 from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering import LoweredModule, to_torch, write_back
 from onnxmtl.passes.heads import AttachHeads
@@ -37,7 +38,9 @@ class Line:
     report: VerifyReport
 
 
-def whole_line(backbone: ir.Model, folder: Path, *, seed: int = 0, fold: bool = True) -> Line:
+def whole_line(
+    backbone: ir.Model, folder: Path, *, seed: int = 0, fold: bool = True, space: InPlacePass | None = None
+) -> Line:
     """Backbone to emitted model, checked at every step; `emit` raises if ONNX Runtime computes something else.
 
     The supermodel takes one step of gradient descent at batch 2, all options mixed, in train mode; every weight must
@@ -45,7 +48,9 @@ def whole_line(backbone: ir.Model, folder: Path, *, seed: int = 0, fold: bool = 
     """
     height, width = (int(d) for d in list(backbone.graph.inputs[0].shape or ())[2:])
     images = np.random.default_rng(seed).random((3, 3, height, width), dtype=np.float32)
-    supermodel = Pipeline([AttachHeads(TASKS, seed=seed), Vcn()], instruments=[CheckInvariants()])(backbone).model
+    supermodel = Pipeline([AttachHeads(TASKS, seed=seed), space or Vcn()], instruments=[CheckInvariants()])(
+        backbone
+    ).model
     module = to_torch(supermodel).train()
     step(module, torch.from_numpy(images[:2]), seed)
     write_back(module, supermodel)
