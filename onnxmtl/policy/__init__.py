@@ -2,7 +2,27 @@
 
 from onnxmtl.policy.architecture import Architecture
 from onnxmtl.policy.automtl import read_architecture, read_automtl_policy
+from onnxmtl.policy.budget import Absolute, Limit, parse_budget
+from onnxmtl.policy.budgeted import Decoded, decode_budgeted
 from onnxmtl.policy.decoders import argmax, sample, threshold
+from onnxmtl.policy.measured import fit_to_measure
 from onnxmtl.policy.policy import Policy
+from onnxmtl.policy.random import random_at_cost, random_like
 
-__all__ = ["Architecture", "Policy", "argmax", "read_architecture", "read_automtl_policy", "sample", "threshold"]
+__all__ = [
+    "Absolute",
+    "Architecture",
+    "Decoded",
+    "Limit",
+    "Policy",
+    "argmax",
+    "decode_budgeted",
+    "fit_to_measure",
+    "parse_budget",
+    "random_at_cost",
+    "random_like",
+    "read_architecture",
+    "read_automtl_policy",
+    "sample",
+    "threshold",
+]
