@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from onnxmtl.ir.passes import (
     RemoveUnusedNodesPass,
     Sequential,
 )
-from onnxmtl.kinds import Task
+from onnxmtl.kinds import Task, load_callable, one_line
 from onnxmtl.passes._builder import Builder, static_channels
 
 HeadFunction = Callable[[Builder, ir.Value, Task, ir.Value], ir.Value]
@@ -29,27 +28,18 @@ class RefusedTask(TaskError, PreconditionError):
     """A task that does not fit the model: worded for the user, and passed on by whoever runs the pass."""
 
 
-def one_line(error: BaseException) -> str:
-    """The error's class and message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 def load_function(task: Task) -> HeadFunction:
     """Import the callable that ``task.head`` names.
 
     Raises:
         RefusedTask: The module or the name does not exist, or it is not callable.
+        MissingDependencyError: The module needs a library that is not installed.
     """
-    module, _, name = task.head.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        msg = f"task {task.name!r}: cannot import the head {task.head!r}: {one_line(error)}"
-        raise RefusedTask(msg) from error
-    if not callable(function):
-        msg = f"task {task.name!r}: the head {task.head!r} is not callable"
-        raise RefusedTask(msg)
-    return function  # type: ignore[no-any-return]
+        found: HeadFunction = load_callable(task.head, f"task {task.name!r}: the head")
+    except TaskError as error:
+        raise RefusedTask(str(error)) from error
+    return found
 
 
 def call_function(builder: Builder, feature: ir.Value, task: Task, image: ir.Value) -> ir.Value:

@@ -7,13 +7,15 @@ from onnxmtl.kinds.registry import (
     Kind,
     Metric,
     Target,
-    close_match,
     kind,
+    mean_metric,
+    metric,
     register_kind,
     register_metric,
 )
 from onnxmtl.kinds.task import Task
 from onnxmtl.kinds.taskset import TaskSet, load_tasks
+from onnxmtl.kinds.user_code import close_match, is_named, load_callable, load_named, one_line, same_code
 
 __all__ = [
     "KINDS",
@@ -24,8 +26,15 @@ __all__ = [
     "Task",
     "TaskSet",
     "close_match",
+    "is_named",
     "kind",
+    "load_callable",
+    "load_named",
     "load_tasks",
+    "mean_metric",
+    "metric",
+    "one_line",
     "register_kind",
     "register_metric",
+    "same_code",
 ]

@@ -8,10 +8,13 @@ output can be emitted. It holds names only; losses and metric code live in :mod:
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from onnxmtl.errors import TaskError
+from onnxmtl.kinds.user_code import close_match, load_callable, load_named
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 DENSE_HEADS = ("aspp", "light")
 IMAGE_HEADS = ("pooled",)
@@ -26,12 +29,22 @@ class Metric:
         higher_is_better: Direction of improvement.
         unit: "" for a ratio, else e.g. "degrees".
         doc: One line that defines it.
+        in_task_unit: Whether it is in the unit of the task's prediction (:meth:`Task.metric_unit`); `unit` is "" then.
+
+    Raises:
+        TaskError: It has a unit of its own and that of the task.
     """
 
     name: str
     higher_is_better: bool
     unit: str = ""
     doc: str = ""
+    in_task_unit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.unit and self.in_task_unit:
+            msg = f"metric {self.name!r} has the unit {self.unit!r} and that of the task: give one of them"
+            raise TaskError(msg)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +79,11 @@ class Kind:
         losses: Names of losses that fit; the first is the default.
         metrics: Names of metrics (:data:`METRICS`), in the order of tables.
         primary: The metric by which models are compared.
+        further: Names of metrics that are computed only for tasks that name them: variants, and the papers' quirks.
         weight: Default weight of the loss.
         outputs: Forms in which the output can be emitted; the first is the default.
         target: What labels look like.
-        unit: Physical unit of the raw prediction, "" if it has none.
+        unit: Physical unit of the raw prediction, "" if it has none. Tasks may have another (:attr:`Task.unit`).
     """
 
     name: str
@@ -85,11 +99,17 @@ class Kind:
     outputs: tuple[str, ...]
     target: Target
     unit: str = ""
+    further: tuple[str, ...] = ()
 
     @property
     def loss(self) -> str:
         """The default loss."""
         return self.losses[0]
+
+    @property
+    def measured(self) -> bool:
+        """Whether the prediction is a quantity, which may have a unit, and not scores of classes or probabilities."""
+        return not {"logits", "probabilities", "argmax"}.issuperset(self.outputs)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -98,18 +118,13 @@ class Kind:
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:
-        """Metric name -> direction of improvement."""
-        return {name: METRICS[name].higher_is_better for name in self.metrics}
+        """Metric name -> direction of improvement, of `metrics` and `further`."""
+        return {name: METRICS[name].higher_is_better for name in (*self.metrics, *self.further)}
 
 
 KINDS: dict[str, Kind] = {}
 METRICS: dict[str, Metric] = {}
-
-
-def close_match(word: str, known: Iterable[str]) -> str:
-    """A hint: `` (did you mean 'x'?)`` where a known word is close, else ``""``."""
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+_IMPORTED: dict[str, str] = {}  # module:name -> name of the kind
 
 
 def register_metric(metric: Metric) -> Metric:
@@ -134,7 +149,7 @@ def register_kind(kind: Kind) -> Kind:
     if KINDS.get(kind.name, kind) != kind:
         msg = f"task kind {kind.name!r} is registered already: choose another name"
         raise TaskError(msg)
-    unknown = [name for name in kind.metrics if name not in METRICS]
+    unknown = [name for name in (*kind.metrics, *kind.further) if name not in METRICS]
     problem = (
         "has no loss"
         if not kind.losses
@@ -158,11 +173,77 @@ def register_kind(kind: Kind) -> Kind:
 def kind(name: str) -> Kind:
     """The kind of that name.
 
+    Args:
+        name: A registered name, or ``module:name`` of a :class:`Kind` in a Python module, which is imported.
+
     Raises:
         TaskError: Unknown name; the message lists the known kinds.
     """
+    if ":" in name:
+        return _own_kind(name)
     found = KINDS.get(name)
     if found is None:
         msg = f"unknown task kind {name!r}{close_match(name, KINDS)}; known kinds: {', '.join(KINDS)}"
         raise TaskError(msg)
+    return found
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Args:
+        name: A registered name, or ``module:name`` of a function with :func:`mean_metric` on it.
+
+    Raises:
+        TaskError: Unknown metric.
+    """
+    found = METRICS.get(name)
+    if found is None and ":" in name:
+        found = getattr(load_callable(name, "the metric"), "metric", None)
+        if not isinstance(found, Metric):
+            msg = f"the metric {name!r} does not say which way is better: put @mean_metric(higher_is_better=…) on it"
+            raise TaskError(msg)
+        found = dataclasses.replace(found, name=name)
+        METRICS[name] = found
+    if found is None:
+        msg = f"unknown metric {name!r}{close_match(name, METRICS)}"
+        raise TaskError(msg)
+    return found
+
+
+def mean_metric(
+    *, higher_is_better: bool, unit: str = "", doc: str = "", in_task_unit: bool = False
+) -> Callable[[F], F]:
+    """Make a function a metric that tasks can name as ``module:function``.
+
+    The function is called for each batch with (task, prediction, target, valid), all on the CPU and what is a float
+    as float64, the prediction raw and as large as the labels, and returns (sum, count): the metric is Σ sum / Σ count
+    over the whole set. What is no such mean is a :class:`onnxmtl.train.metrics.TaskMetrics` of a kind of its own.
+
+    Args:
+        higher_is_better, unit, doc, in_task_unit: As :class:`Metric` has them.
+    """
+
+    def mark(function: F) -> F:
+        function.metric = Metric(  # type: ignore[attr-defined]
+            function.__name__, higher_is_better, unit, doc, in_task_unit
+        )
+        return function
+
+    return mark
+
+
+def is_known(name: str) -> bool:
+    """Whether :func:`kind` knows the name without importing a module."""
+    return _IMPORTED.get(name, name) in KINDS
+
+
+def _own_kind(spec: str) -> Kind:
+    if is_known(spec):
+        return KINDS[_IMPORTED[spec]]
+    found = load_named(spec, "the task kind")
+    if not isinstance(found, Kind):
+        msg = f"the task kind {spec!r} is no onnxmtl.kinds.Kind, it is {type(found).__name__}"
+        raise TaskError(msg)
+    _IMPORTED[spec] = register_kind(found).name
     return found

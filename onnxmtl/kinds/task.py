@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxmtl.errors import TaskError
-from onnxmtl.kinds.registry import Kind, close_match
+from onnxmtl.kinds.registry import Kind
 from onnxmtl.kinds.registry import kind as kind_named
+from onnxmtl.kinds.registry import metric as metric_named
+from onnxmtl.kinds.user_code import close_match, is_named
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 RESOLUTIONS = ("input", "native")
 DEFAULT_IGNORE = 255
 
@@ -24,7 +25,7 @@ class Task:
 
     Attributes:
         name: Name of the ONNX output; letters, digits and underscores.
-        kind: Name of a registered kind.
+        kind: Name of a registered kind, or ``module:name`` of one in Python.
         channels: Channels of the raw prediction (classes where the kind has classes); 0 = from the data set.
         head: "aspp", "light", "pooled", "module:callable" or a path that ends in ".onnx".
         width: Hidden channels of the head; 0 = from the channels of the feature.
@@ -32,11 +33,15 @@ class Task:
         weight: Weight of its loss in the sum over tasks.
         output: Form of the emitted output, one of the kind's ``outputs``.
         resolution: "input" (as large as the image) or "native" (as large as the feature); dense kinds only.
-        loss: Name of the loss, one of the kind's ``losses``.
-        metrics: Names of the metrics to compute, some of the kind's.
+        loss: Name of the loss, one of the kind's ``losses`` or "module:callable" (:mod:`onnxmtl.train.losses`).
+        metrics: Names of the metrics to compute, some of the kind's ``metrics`` and ``further``, or
+            "module:callable" (:func:`onnxmtl.kinds.mean_metric`).
         primary: The metric that models are compared by.
         ignore: Label that does not count. Labels below 0 of categorical kinds never do.
         class_names: One name per class, or nothing.
+        class_weights: One weight per class in the cross-entropy, or nothing (all 1).
+        unit: Unit of the raw prediction, of kinds that predict a quantity; empty = as the data set says, or else the
+            kind (:attr:`prediction_unit`).
 
     Raises:
         TaskError: A field does not fit; one line that starts with the task's name.
@@ -56,11 +61,13 @@ class Task:
     primary: str = ""
     ignore: int = DEFAULT_IGNORE
     class_names: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()
+    unit: str = ""
 
     def __post_init__(self) -> None:
         kind = kind_named(self.kind)
         defaults = {
-            "channels": self.channels or kind.default_channels or len(self.class_names),
+            "channels": self.channels or kind.default_channels or len(self.class_names) or len(self.class_weights),
             "head": self.head or kind.head,
             "weight": kind.weight if math.isnan(self.weight) else float(self.weight),
             "output": self.output or kind.outputs[0],
@@ -68,6 +75,7 @@ class Task:
             "metrics": tuple(self.metrics) or kind.metrics,
             "features": tuple(self.features),
             "class_names": tuple(self.class_names),
+            "class_weights": tuple(float(weight) for weight in self.class_weights),
         }
         for field, value in defaults.items():
             object.__setattr__(self, field, value)
@@ -88,6 +96,20 @@ class Task:
     def dense(self) -> bool:
         """Whether there is a prediction per pixel."""
         return self.spec.dense
+
+    @property
+    def prediction_unit(self) -> str:
+        """Unit of the raw prediction: its own, or else its kind's; "" if it has none."""
+        return self.unit or self.spec.unit
+
+    def metric_unit(self, metric: str) -> str:
+        """Unit of one of its metrics; "" for a ratio.
+
+        Raises:
+            TaskError: Unknown metric.
+        """
+        found = metric_named(metric)
+        return self.prediction_unit if found.in_task_unit else found.unit
 
     @property
     def fill(self) -> float:
@@ -121,6 +143,8 @@ _WORDS: Mapping[str, tuple[type, bool, str]] = {
     "primary": (str, False, "a string"),
     "ignore": (int, False, "a whole number"),
     "class_names": (str, True, "a list of strings"),
+    "class_weights": (float, True, "a list of numbers, or a file.npy"),
+    "unit": (str, False, "a string"),
 }
 
 
@@ -204,11 +228,22 @@ def _channel_problem(task: Task, kind: Kind) -> str:
         return f"{len(task.class_names)} class names for {task.channels} classes"
     if kind.categorical and 0 <= task.ignore < task.channels:
         return f"ignore = {task.ignore} is also a class: set ignore = -1"
+    return _class_weight_problem(task, kind)
+
+
+def _class_weight_problem(task: Task, kind: Kind) -> str:
+    weights = task.class_weights
+    if weights and not kind.categorical:
+        return f"{kind.name} has no classes, leave class_weights out"
+    if weights and len(weights) != task.channels:
+        return f"{len(weights)} class weights for {task.channels} classes"
+    if weights and not (all(math.isfinite(w) and w >= 0 for w in weights) and any(weights)):
+        return "class_weights must be numbers of 0 or more, not all 0"
     return ""
 
 
 def _head_problem(task: Task, kind: Kind) -> str:
-    own = _CALLABLE.fullmatch(task.head) or task.head.endswith(".onnx")
+    own = is_named(task.head) or task.head.endswith(".onnx")
     if not own and task.head not in kind.heads:
         hint = close_match(task.head, kind.heads)
         return (
@@ -227,11 +262,14 @@ def _choice_problem(task: Task, kind: Kind) -> str:
         return f"{kind.name} has one prediction per image, leave resolution out"
     if task.output not in kind.outputs:
         return f"output {task.output!r} does not fit {kind.name}; use {' or '.join(kind.outputs)}"
-    if task.loss not in kind.losses:
-        return f"loss {task.loss!r} does not fit {kind.name}; use {' or '.join(kind.losses)}"
+    if task.loss not in kind.losses and not is_named(task.loss):
+        return f"loss {task.loss!r} does not fit {kind.name}; use {', '.join(kind.losses)} or module:callable"
+    known = (*kind.metrics, *kind.further)
     for metric in task.metrics:
-        if metric not in kind.metrics:
-            return f"metric {metric!r} does not fit {kind.name}; use some of {', '.join(kind.metrics)}"
+        if metric not in known and not is_named(metric):
+            return f"metric {metric!r} does not fit {kind.name}; use some of {', '.join(known)} or module:callable"
+        if task.metrics.count(metric) > 1:
+            return f"metric {metric!r} is listed twice"
     if task.primary not in task.metrics:
         return f"the primary metric {task.primary!r} is not among its metrics {', '.join(task.metrics)}"
     return ""
@@ -242,4 +280,8 @@ def _number_problem(task: Task, kind: Kind) -> str:
         return f"weight must be a positive number, it is {task.weight}"
     if task.width < 0:
         return f"width must not be negative, it is {task.width}"
+    if task.unit and not kind.measured:
+        return f"{kind.name} has no unit, leave unit out"
+    if task.unit and not (task.unit.isprintable() and task.unit == task.unit.strip()):
+        return f"the unit {task.unit!r} must be one line of text, without blanks around it"
     return ""

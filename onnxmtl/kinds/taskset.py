@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxmtl.errors import TaskError
-from onnxmtl.kinds.registry import KINDS, close_match
+from onnxmtl.kinds.registry import KINDS, is_known
 from onnxmtl.kinds.task import DEFAULT_IGNORE, Task, task_from_table
+from onnxmtl.kinds.user_code import close_match, is_named
 
 _SHORT = re.compile(r"(?:(?P<name>[^=:]*)=)?(?P<kind>[^=:]+)(?::(?P<classes>[^=:]*))?")
 
@@ -74,13 +75,19 @@ class TaskSet:
     # Changes
 
     def with_classes(
-        self, classes: Mapping[str, int], class_names: Mapping[str, Sequence[str]] | None = None
+        self,
+        classes: Mapping[str, int],
+        class_names: Mapping[str, Sequence[str]] | None = None,
+        class_weights: Mapping[str, Sequence[float]] | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> TaskSet:
-        """Fill in the channels that were left open from what a data set says.
+        """Fill in what was left open from what a data set says: channels, names and weights of classes, units.
 
         Args:
             classes: Task name -> number of classes (or channels). Names of other tasks are skipped.
             class_names: Task name -> names of its classes; used where the task has none.
+            class_weights: Task name -> weights of its classes in the loss; used where the task has none.
+            units: Task name -> unit of what it predicts; used where the task has none and predicts a quantity.
 
         Raises:
             TaskError: A task gives another number than the data set, or is still open.
@@ -106,6 +113,11 @@ class TaskSet:
             changes: dict[str, Any] = {"channels": channels, "ignore": _ignore(task, channels)}
             if not task.class_names and len(names) == channels:
                 changes["class_names"] = names
+            weights = tuple((class_weights or {}).get(task.name, ())) if task.spec.categorical else ()
+            if not task.class_weights and len(weights) == channels:
+                changes["class_weights"] = weights
+            if not task.unit and task.spec.measured:
+                changes["unit"] = (units or {}).get(task.name, "")
             done.append(task.replace(**changes))
         return TaskSet(tuple(done))
 
@@ -125,10 +137,12 @@ class TaskSet:
                 msg = f"cannot read the task {item.strip()!r}: write name=kind:classes, as in seg=segmentation:13"
                 raise TaskError(msg)
             kind, classes = match["kind"].strip(), match["classes"]
+            if classes is not None and kind not in KINDS and is_named(f"{kind}:{classes.strip()}"):
+                kind, classes = f"{kind}:{classes.strip()}", None  # a kind of the user's
             if classes is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", classes.strip()):
                 msg = f"task {item.strip()!r}: {classes.strip()!r} is no number of classes, write e.g. segmentation:13"
                 raise TaskError(msg)
-            name = kind if match["name"] is None else match["name"].strip()
+            name = kind.partition(":")[2] or kind if match["name"] is None else match["name"].strip()
             channels = int(classes) if classes is not None else 0
             ignore = -1 if channels > DEFAULT_IGNORE else DEFAULT_IGNORE
             tasks.append(Task(name, kind, channels=channels, ignore=ignore))
@@ -136,7 +150,7 @@ class TaskSet:
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> TaskSet:
-        """Read a task file. A head file is looked up beside the task file.
+        """Read a task file. A head file and a file of class weights are looked up beside the task file.
 
         Raises:
             TaskError: The file cannot be read, is not TOML, or a table is wrong; one line with file and table.
@@ -160,7 +174,10 @@ class TaskSet:
             raise TaskError(msg)
         tasks = []
         for name, table in tables.items():
-            task = task_from_table(name, table, f"{file}, [tasks.{name if name.isidentifier() else repr(name)}]")
+            where = f"{file}, [tasks.{name if name.isidentifier() else repr(name)}]"
+            if isinstance(table, dict) and isinstance(table.get("class_weights"), str):
+                table = {**table, "class_weights": _weights_file(file.parent / table["class_weights"], where)}
+            task = task_from_table(name, table, where)
             if task.head.endswith(".onnx"):
                 task = task.replace(head=str(file.parent / task.head))
             tasks.append(task)
@@ -176,10 +193,10 @@ class TaskSet:
 
     @classmethod
     def from_json(cls, text: str) -> TaskSet:
-        """Read what :meth:`to_json` wrote.
+        """Read what :meth:`to_json` wrote, e.g. into a model's metadata. Imports nothing: a model is data.
 
         Raises:
-            TaskError: Not JSON, or not of that form.
+            TaskError: Not JSON, not of that form, or of a kind in a module that nobody imported.
         """
         try:
             content = json.loads(text)
@@ -192,6 +209,10 @@ class TaskSet:
             raise TaskError(msg)
         tasks = []
         for entry in entries:
+            kind = entry.get("kind")
+            if isinstance(kind, str) and ":" in kind and not is_known(kind):
+                msg = f"task list, {entry['name']!r}: the kind {kind!r} is Python code of somebody's: import it first"
+                raise TaskError(msg)
             rest = {key: value for key, value in entry.items() if key != "name"}
             tasks.append(task_from_table(str(entry["name"]), rest, f"task list, {entry['name']!r}"))
         return cls(tuple(tasks))
@@ -205,6 +226,22 @@ def load_tasks(spec: str | os.PathLike[str]) -> TaskSet:
     """
     text = os.fspath(spec)
     return TaskSet.from_toml(text) if text.endswith(".toml") else TaskSet.parse(text)
+
+
+def _weights_file(path: Path, where: str) -> list[float]:
+    """Class weights of a ``.npy`` file, e.g. Taskonomy's ``semseg_prior_factor.npy``."""
+    import numpy as np
+
+    try:
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+            msg = "there are no numbers in it"
+            raise ValueError(msg)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        msg = f"{where}: cannot read the class_weights {path}: {why}"
+        raise TaskError(msg) from error
+    return [float(weight) for weight in found.ravel()]
 
 
 def _ignore(task: Task, channels: int) -> int:

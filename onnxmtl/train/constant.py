@@ -1,12 +1,13 @@
 """The best constant prediction of a task: what a network must beat to have learnt anything from the image.
 
-Fitted on the training labels, for the task's primary metric:
+Fitted on the labels of the training set (of :data:`SAMPLES` evenly spaced samples, if it is larger), for the task's
+primary metric:
 
     segmentation, classification    the most frequent class (maximises mIoU and accuracy among constants)
     depth, keypoints, regression    the median (per channel for regression), which minimises the mean |p − g|
     normals                         the direction of least mean angle: from the mean direction and the commonest
                                     directions by Weiszfeld's iteration on the sphere
-    edges                           "edge everywhere", the constant with the best F-measure
+    edges, saliency                 "everywhere", the constant with the best F-measure
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import numpy as np
 import torch
 
 from onnxmtl.errors import DataError, TaskError
-from onnxmtl.kinds import Task
-from onnxmtl.train.accumulators import METRICS_OF, TaskMetrics
+from onnxmtl.kinds import Task, same_code
+from onnxmtl.train.accumulators import TaskMetrics, metric_for
 from onnxmtl.train.labels import valid_mask
 
+SAMPLES = 5000
+"""Training samples that are looked at, evenly spaced; all of them if there are fewer."""
 # Medians are exact up to about this many labels; of larger sets every k-th label of a sample is taken.
 _VALUES = 4_000_000
 _DIRECTIONS = 16  # steps of a direction's histogram per unit length
@@ -53,7 +56,9 @@ class Fit(abc.ABC):
         """The raw prediction, float64 [C]."""
 
 
-class _Majority(Fit):
+class Majority(Fit):
+    """The most frequent class, for labels that are classes."""
+
     def __init__(self, task: Task, samples: int) -> None:
         super().__init__(task, samples)
         self.counts = torch.zeros(task.channels, dtype=torch.int64)
@@ -66,7 +71,9 @@ class _Majority(Fit):
         return torch.nn.functional.one_hot(self.counts.argmax(), self.task.channels).double()
 
 
-class _Median(Fit):
+class Median(Fit):
+    """The median of each channel, for labels [C, …]."""
+
     def __init__(self, task: Task, samples: int) -> None:
         super().__init__(task, samples)
         self.parts: list[list[np.ndarray[Any, Any]]] = [[] for _ in range(task.channels)]
@@ -105,7 +112,7 @@ class _Direction(Fit):
         return torch.from_numpy(least_mean_angle(self.sums[filled], self.counts[filled]))
 
 
-class _EverywhereEdge(Fit):
+class _Everywhere(Fit):
     def add(self, target: torch.Tensor) -> None:
         pass  # the best constant does not depend on the data
 
@@ -114,13 +121,14 @@ class _EverywhereEdge(Fit):
 
 
 _FITS: dict[str, Callable[[Task, int], Fit]] = {
-    "segmentation": _Majority,
-    "classification": _Majority,
-    "depth": _Median,
-    "keypoints": _Median,
-    "regression": _Median,
+    "segmentation": Majority,
+    "classification": Majority,
+    "depth": Median,
+    "keypoints": Median,
+    "regression": Median,
     "normals": _Direction,
-    "edges": _EverywhereEdge,
+    "edges": _Everywhere,
+    "saliency": _Everywhere,
 }
 
 
@@ -130,7 +138,7 @@ def register_constant(kind: str, fit: Callable[[Task, int], Fit]) -> None:
     Raises:
         TaskError: The kind has one.
     """
-    if kind in _FITS:
+    if kind in _FITS and not same_code(_FITS[kind], fit):
         msg = f"the kind {kind!r} has a constant predictor already"
         raise TaskError(msg)
     _FITS[kind] = fit
@@ -138,7 +146,7 @@ def register_constant(kind: str, fit: Callable[[Task, int], Fit]) -> None:
 
 def has_constant(task: Task) -> bool:
     """Whether the best constant of the task's kind is known."""
-    return task.kind in _FITS
+    return task.spec.name in _FITS
 
 
 def best_constant(task: Task, targets: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -151,7 +159,7 @@ def best_constant(task: Task, targets: Iterable[torch.Tensor]) -> torch.Tensor:
         msg = f"task {task.name!r}: the kind {task.kind!r} has no constant predictor"
         raise TaskError(msg)
     found = list(targets)
-    fit = _FITS[task.kind](task, len(found))
+    fit = _FITS[task.spec.name](task, len(found))
     for target in found:
         fit.add(target)
     return fit.constant()
@@ -171,20 +179,30 @@ def constant_predictors(tasks: Iterable[Task], train: Labelled, val: Labelled) -
     Raises:
         DataError: No training sample has a label of one of the tasks.
     """
-    known = [task for task in tasks if task.kind in _FITS]
-    fits = {task.name: _FITS[task.kind](task, len(train)) for task in known}
-    seen = set()
-    for task, target in _targets(known, train):
-        if bool(valid_mask(task, target).any()):
-            fits[task.name].add(target)
-            seen.add(task.name)
+    known = [task for task in tasks if has_constant(task)]
+    looked_at = sorted({int(i) for i in np.linspace(0, len(train) - 1, min(SAMPLES, len(train)))})
+    fits = {task.name: _FITS[task.spec.name](task, len(looked_at)) for task in known}
+    seen: set[str] = set()
+
+    def look(tasks: list[Task], indices: Iterable[int]) -> None:
+        for task, target in _targets(tasks, train, indices):
+            if bool(valid_mask(task, target).any()):
+                fits[task.name].add(target)
+                seen.add(task.name)
+
+    look(known, looked_at)
+    for index in sorted(set(range(len(train))).difference(looked_at)):
+        rare = [task for task in known if task.name not in seen]
+        if not rare:
+            break
+        look(rare, [index])
     for task in known:
         if task.name not in seen:
             msg = f"task {task.name!r}: no training sample has a label that counts"
             raise DataError(msg)
     constants = {name: fit.constant() for name, fit in fits.items()}
-    metrics: dict[str, TaskMetrics] = {task.name: METRICS_OF[task.kind](task) for task in known}
-    for task, target in _targets(known, val):
+    metrics: dict[str, TaskMetrics] = {task.name: metric_for(task) for task in known}
+    for task, target in _targets(known, val, range(len(val))):
         prediction = constants[task.name].reshape(1, -1)
         if task.dense:
             height, width = target.shape[-2:]
@@ -241,9 +259,9 @@ def _weiszfeld(
     return y
 
 
-def _targets(tasks: list[Task], dataset: Labelled) -> Iterator[tuple[Task, torch.Tensor]]:
-    """Every label of every sample, as a batch of one."""
-    for index in range(len(dataset)):
+def _targets(tasks: list[Task], dataset: Labelled, indices: Iterable[int]) -> Iterator[tuple[Task, torch.Tensor]]:
+    """Every label of some samples, as a batch of one."""
+    for index in indices:
         _, targets = dataset[index]
         for task in tasks:
             target = targets.get(task.name)

@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping
 
 from onnxmtl.errors import DataError
-from onnxmtl.kinds import TaskSet
-from onnxmtl.train.metrics import higher_is_better
+from onnxmtl.kinds import TaskSet, metric
 
 Metrics = Mapping[str, float]
 
@@ -31,19 +30,22 @@ class Delta:
 
 
 def relative_performance(found: Metrics, reference: Metrics, metrics: tuple[str, ...]) -> float:
-    """Δt_i in percent over `metrics`; nan where one is nan, or its reference is 0 (Eq. 5 has no value then).
+    """Δt_i in percent over `metrics`.
+
+    nan where one is nan, or its reference is 0 and the result is not (Eq. 5 has no value then). References below 0,
+    which the paper has none of, count by their size: what is better is above 0.
 
     Raises:
         DataError: A metric is missing on one side.
     """
     terms = []
-    for metric in metrics:
-        if metric not in found or metric not in reference:
-            msg = f"metric {metric!r} is missing in the {'reference' if metric in found else 'result'}"
+    for name in metrics:
+        if name not in found or name not in reference:
+            msg = f"metric {name!r} is missing in the {'reference' if name in found else 'result'}"
             raise DataError(msg)
-        base = reference[metric]
-        change = (found[metric] - base) / base if base else math.nan
-        terms.append(change if higher_is_better(metric) else -change)
+        difference, size = found[name] - reference[name], abs(reference[name])
+        change = difference / size if size else 0.0 if difference == 0 else math.nan
+        terms.append(change if metric(name).higher_is_better else -change)
     return 100 * sum(terms) / len(terms)
 
 

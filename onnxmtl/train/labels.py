@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from onnxmtl.errors import DataError, TaskError
-from onnxmtl.kinds import Task
+from onnxmtl.kinds import Task, same_code
 
 # (task, target [N, …]) -> bool, one per prediction: the target's shape, normals without their channel axis.
 ValidRule = Callable[[Task, torch.Tensor], torch.Tensor]
@@ -19,7 +19,7 @@ def register_valid_rule(kind: str) -> Callable[[ValidRule], ValidRule]:
     """Say which labels of a kind count. Without a rule: finite and not the value for "not labelled"."""
 
     def register(rule: ValidRule) -> ValidRule:
-        if kind in _RULES:
+        if kind in _RULES and not same_code(_RULES[kind], rule):
             msg = f"the kind {kind!r} has a rule for valid labels already"
             raise TaskError(msg)
         _RULES[kind] = rule
@@ -39,7 +39,7 @@ def valid_mask(task: Task, target: torch.Tensor, labelled: torch.Tensor | None =
     Returns:
         Bool of the target's shape; for normals [N, H, W].
     """
-    mask = _RULES.get(task.kind, _default)(task, target)
+    mask = _RULES.get(task.spec.name, _default)(task, target)
     if labelled is not None:
         mask = mask & labelled.to(mask.device, torch.bool).reshape(-1, *[1] * (mask.ndim - 1))
     return mask
@@ -87,6 +87,7 @@ def nearest(target: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Labels [N, …, H, W] at another size: of the label nearest to each pixel's centre. No values are mixed."""
     for axis, (have, want) in enumerate(zip(target.shape[-2:], size, strict=True)):
         if have != want:
-            index = ((torch.arange(want, device=target.device, dtype=torch.float64) + 0.5) * (have / want)).long()
-            target = target.index_select(target.ndim - 2 + axis, index.clamp_(max=have - 1))
+            # Whole numbers: (i + 1/2) · have / want, rounded down; floats miss some that are whole.
+            index = (2 * torch.arange(want, device=target.device) + 1) * have // (2 * want)
+            target = target.index_select(target.ndim - 2 + axis, index)
     return target

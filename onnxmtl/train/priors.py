@@ -19,13 +19,14 @@ from onnxmtl.train.constant import best_constant, has_constant
 from onnxmtl.train.labels import valid_mask
 
 SAMPLES = 64
+_BALANCED = ("edges", "saliency")
 
 
 def label_priors(tasks: TaskSet, dataset: Dataset, samples: int = SAMPLES) -> dict[str, torch.Tensor]:
     """Task -> best constant raw prediction [C], from `samples` evenly spaced samples.
 
-    Edges are left out: under their balanced loss the best constant is 0, which is where heads start anyway. So is a
-    task without a label that counts among the samples.
+    Edges and saliency are left out: under their balanced loss the best constant is 0, which is where heads start
+    anyway. So is a task without a label that counts among the samples.
     """
     count = len(dataset)
     indices = sorted({int(i) for i in np.linspace(0, count - 1, min(samples, count))})
@@ -38,7 +39,7 @@ def label_priors(tasks: TaskSet, dataset: Dataset, samples: int = SAMPLES) -> di
     return {
         task.name: _prior(task, targets[task.name])
         for task in tasks
-        if targets[task.name] and task.kind != "edges" and has_constant(task)
+        if targets[task.name] and task.spec.name not in _BALANCED and has_constant(task)
     }
 
 

@@ -105,7 +105,7 @@ def _entry(task: Task, value: ir.Value) -> dict[str, Any]:
         "kind": task.kind,
         "output": task.output,
         "resolution": task.resolution if task.dense else None,
-        "unit": units.get(task.output, task.spec.unit),
+        "unit": units.get(task.output, task.prediction_unit),
         "classes": task.channels if task.spec.categorical else None,
         "class_names": list(task.class_names),
         **_tensor(value),

@@ -10,12 +10,13 @@ from onnxmtl.errors import TaskError
 from onnxmtl.kinds import KINDS, METRICS, Kind, Metric, Target, Task, TaskSet, kind, register_kind, register_metric
 
 
-def test_the_seven_kinds():
+def test_the_eight_kinds():
     assert list(KINDS) == [
         "segmentation",
         "depth",
         "normals",
         "edges",
+        "saliency",
         "keypoints",
         "classification",
         "regression",
@@ -25,17 +26,20 @@ def test_the_seven_kinds():
 @pytest.mark.parametrize("name", list(KINDS))
 def test_every_kind_is_consistent(name):
     spec = kind(name)
-    assert spec.primary in spec.metrics and set(spec.metrics) <= set(METRICS)
+    assert spec.primary in spec.metrics and {*spec.metrics, *spec.further} <= set(METRICS)
+    assert not set(spec.metrics) & set(spec.further)
     assert spec.head in spec.heads and spec.weight > 0
     assert spec.target.dtype in ("int64", "float32")
     assert spec.dense == ("H" in spec.target.shape)
     assert spec.categorical == (spec.target.dtype == "int64")
-    assert dict(spec.higher_is_better) == {metric: METRICS[metric].higher_is_better for metric in spec.metrics}
-    assert all(METRICS[metric].doc for metric in spec.metrics)
+    every = spec.metrics + spec.further
+    assert dict(spec.higher_is_better) == {metric: METRICS[metric].higher_is_better for metric in every}
+    assert all(METRICS[metric].doc for metric in every)
 
 
 def test_directions():
-    lower = {"abs", "rel", "rmse", "mean_angle", "median_angle", "mae"}
+    lower = {"abs", "rel", "rmse", "mean_angle", "median_angle", "mae", "cross_entropy"}
+    lower |= {"mean_angle_legacy_uncentred", "median_angle_legacy_uncentred"}
     assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == lower
 
 
@@ -101,6 +105,7 @@ def test_fill_is_what_does_not_count():
         "depth": 0,
         "normals": 0,
         "edges": 255,
+        "saliency": 255,
         "keypoints": 255,
         "classification": 255,
     }

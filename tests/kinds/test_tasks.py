@@ -189,7 +189,8 @@ def test_the_sample_of_all_kinds_has_all_kinds_and_all_keys():
     assert {t.kind for t in found} == set(KINDS)
     text = path.read_text()
     keys = {"classes", "head", "width", "features", "weight", "output", "resolution", "loss", "metrics", "primary"}
-    assert all(f"\n{key} = " in text for key in keys | {"ignore", "class_names", "channels", "kind"})
+    keys |= {"ignore", "class_names", "class_weights", "channels", "kind", "unit"}
+    assert all(f"\n{key} = " in text for key in keys)
 
 
 def test_the_sample_of_all_kinds_fits_the_scenes():

@@ -294,8 +294,8 @@ def test_a_head_may_be_nothing(own_module):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ("no_such_module:head", "cannot import"),
-        ("{}:no_such_name", "cannot import"),
+        ("no_such_module:head", "there is no module 'no_such_module', neither installed nor in"),
+        ("{}:no_such_name", "there is no 'no_such_name' in module"),
         ("{}:number", "not callable"),
         ("{}:broken", "ZeroDivisionError"),
         ("{}:nothing", "returned NoneType"),

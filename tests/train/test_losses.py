@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
+import types
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,14 +17,20 @@ from hypothesis import strategies as st
 from onnxmtl.errors import DataError, TaskError
 from onnxmtl.kinds import KINDS, Task
 from onnxmtl.train.labels import nearest, register_valid_rule, valid_mask
-from onnxmtl.train.losses import LOSSES, loss_for, register_loss
+from onnxmtl.train.losses import LOSSES, loss_for, masked_mean, parts_for, register_loss
 
 N, H, W = 3, 4, 6
 TASKS = {
     "segmentation": Task("t", "segmentation", channels=5),
+    "segmentation_weighted": Task("t", "segmentation", channels=5, class_weights=(0.5, 1, 2, 0.25, 3)),
     "depth": Task("t", "depth"),
     "normals": Task("t", "normals"),
+    "normals_l1": Task("t", "normals", loss="unit_l1"),
     "edges": Task("t", "edges"),
+    "edges_hed": Task("t", "edges", loss="hed_bce"),
+    "edges_weighted": Task("t", "edges", loss="weighted_bce"),
+    "edges_l1": Task("t", "edges", loss="probability_l1"),
+    "saliency": Task("t", "saliency", loss="hed_bce"),
     "keypoints": Task("t", "keypoints"),
     "keypoints_mse": Task("t", "keypoints", loss="mse"),
     "classification": Task("t", "classification", channels=4),
@@ -45,7 +55,7 @@ def sample(task: Task, seed: int, missing: float = 0.3) -> tuple[np.ndarray, np.
         target = rng.standard_normal((N, 3, H, W))
         target /= np.linalg.norm(target, axis=1, keepdims=True)
         target = np.where(gone[:, None], rng.choice([0.0, np.nan]), target)
-    elif task.kind in ("edges", "keypoints"):
+    elif task.kind in ("edges", "saliency", "keypoints"):
         target = rng.random((N, 1, H, W)) * (rng.random((N, 1, H, W)) < 0.5)
         target[:, 0][gone] = 255
     elif task.kind == "classification":
@@ -67,6 +77,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 def reference(task: Task, pred: np.ndarray, target: np.ndarray, labelled: np.ndarray) -> float:
     """The loss by its definition, one label at a time."""
     values: list[float] = []
+    weights: list[float] = []
     edges, others = [0.0, 0.0], [0.0, 0.0]
     for n in range(N):
         if not labelled[n]:
@@ -80,17 +91,21 @@ def reference(task: Task, pred: np.ndarray, target: np.ndarray, labelled: np.nda
             if task.kind == "segmentation":
                 label = target[n][place]
                 if 0 <= label < 255:
-                    values.append(-log_softmax(pred[(n, slice(None), *place)])[label])
+                    weights.append(task.class_weights[label] if task.class_weights else 1.0)
+                    values.append(-log_softmax(pred[(n, slice(None), *place)])[label] * weights[-1])
             elif task.kind == "normals":
                 p, g = pred[(n, slice(None), *place)], target[(n, slice(None), *place)]
                 if np.isfinite(g).all() and g.any():
-                    values.append(1 - p @ g / (np.linalg.norm(p) * np.linalg.norm(g)))
+                    p, g = p / np.linalg.norm(p), g / np.linalg.norm(g)
+                    values.append(1 - p @ g if task.loss == "cosine" else float(np.abs(p - g).sum()))
             else:
                 index = (n, *place) if task.kind == "regression" else (n, 0, *place)
                 p, g = pred[index], target[index]
                 if not np.isfinite(g) or (task.kind == "depth" and g <= 0) or g == 255:
                     continue
-                if task.loss == "balanced_bce":
+                if task.loss == "probability_l1":
+                    values.append(abs(1 / (1 + math.exp(-p)) - g))
+                elif task.loss.endswith("_bce"):
                     q = 1 / (1 + math.exp(-p))
                     edges[0] += g * -math.log(q)
                     edges[1] += g
@@ -105,6 +120,12 @@ def reference(task: Task, pred: np.ndarray, target: np.ndarray, labelled: np.nda
                     values.append(abs(p - g))
     if task.loss == "balanced_bce":
         return sum(0.5 * part / whole for part, whole in (edges, others) if whole > 0)
+    if task.loss.endswith("_bce"):
+        total = edges[1] + others[1]
+        beta = 0.95 if task.loss == "weighted_bce" else others[1] / total if total else 0.0
+        return (beta * edges[0] + (1 - beta) * others[0]) / total if total else 0.0
+    if weights:
+        return sum(values) / sum(weights)
     return mean(values)
 
 
@@ -122,11 +143,12 @@ def test_losses_are_their_equations(key, seed, missing, labelled):
     loss.backward()
     assert torch.isfinite(p.grad).all()
     valid = valid_mask(task, torch.from_numpy(target), torch.tensor(labelled))
-    if task.kind in ("segmentation", "normals"):
+    if task.kind in ("segmentation", "normals"):  # one label for several channels
         valid = valid.unsqueeze(1)
     outside = ~valid.reshape(*valid.shape, *[1] * (p.ndim - valid.ndim)).expand_as(p)
     assert not p.grad[outside].any()
-    assert bool(p.grad.any()) == bool(valid.any())
+    if task.loss != "hed_bce":  # which is 0 where there is nothing but edges, or none
+        assert bool(p.grad.any()) == bool(valid.any())
 
 
 @pytest.mark.parametrize("key", list(TASKS))
@@ -169,6 +191,13 @@ def test_labels_come_down_to_a_native_prediction(key):
     p, t = torch.from_numpy(pred), torch.from_numpy(target)
     large = t.repeat_interleave(2, -1).repeat_interleave(3, -2)
     assert loss_for(task)(p, large, None).item() == pytest.approx(loss_for(task)(p, t, None).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("have", "want"), [(30, 11), (46, 43), (60, 13), (480, 60), (321, 41), (7, 14)])
+def test_nearest_is_exact_where_floats_are_not(have, want):
+    """The centre of pixel i is at (i + 1/2) · have / want, a whole number for (30, 11), i = 5: pixel 15, not 14."""
+    found = nearest(torch.arange(have).reshape(1, 1, have), (1, want))[0, 0].tolist()
+    assert found == [int(Fraction(2 * i + 1, 2) * Fraction(have, want)) for i in range(want)]
 
 
 def test_nearest_takes_the_label_at_the_centre():
@@ -219,8 +248,107 @@ def test_labels_that_are_not_the_tasks_are_refused():
     target[0, 0, 0] = 5
     with pytest.raises(DataError, match="a label is 5, the classes go from 0 to 4 and 255"):
         loss_for(TASKS["segmentation"])(torch.zeros(1, 5, 2, 2), target, None)
-    with pytest.raises(DataError, match=r"edge labels go from 0 to 254, they must be within \[0, 1\] or 255"):
+    with pytest.raises(DataError, match=r"labels of edges go from 0 to 254, they must be within \[0, 1\] or 255"):
         loss_for(TASKS["edges"])(torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.0, 254.0]]]]), None)
+
+
+@pytest.mark.parametrize("key", list(TASKS))
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), missing=st.sampled_from([0.0, 0.4, 0.95]), cuts=st.sets(st.integers(1, N - 1)))
+def test_parts_add_up_over_any_split_of_a_batch(key, seed, missing, cuts):
+    """What several processes need: each divides its sums by the counts of all."""
+    task = TASKS[key]
+    pred, target = (torch.from_numpy(array) for array in sample(task, seed, missing))
+    labelled = torch.from_numpy(np.random.default_rng(seed).random(N) < 0.7)
+    bounds = [0, *sorted(cuts), N]
+    rows = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+    parts = [parts_for(task)(pred[row], target[row], labelled[row]) for row in rows]
+    counts = torch.stack([part.counts for part in parts]).sum(0)
+    whole = parts_for(task)(pred, target, labelled)
+    torch.testing.assert_close(counts, whole.counts)
+    total = sum(part.value(counts).item() for part in parts)
+    assert total == pytest.approx(whole.value().item(), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("key", list(TASKS))
+def test_an_empty_batch_is_zero(key):
+    task = TASKS[key]
+    pred, target = (torch.from_numpy(array[:0]).requires_grad_(array.dtype == np.float64) for array in sample(task, 0))
+    loss = loss_for(task)(pred, target.detach(), None)
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_class_weights_are_torchs():
+    task = TASKS["segmentation_weighted"]
+    pred, target = (torch.from_numpy(array) for array in sample(task, 7))
+    expected = torch.nn.functional.cross_entropy(
+        pred, target.where(target >= 0, 255), torch.tensor(task.class_weights).double(), ignore_index=255
+    )
+    assert loss_for(task)(pred, target, None).item() == pytest.approx(expected.item(), rel=1e-12)
+    nothing = task.replace(class_weights=(0, 0, 0, 0, 1.0))
+    assert loss_for(nothing)(pred, torch.zeros_like(target), None).item() == 0
+
+
+def test_hed_against_its_paper():
+    """L = −β Σ_edges log p − (1 − β) Σ_others log(1 − p), β = |others| / |all| (HED, Eq. 2), here per pixel."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal(200) * 3, (rng.random(200) < 0.1).astype(float)
+    p, beta = 1 / (1 + np.exp(-x)), (y == 0).sum() / y.size
+    expected = -beta * np.log(p[y == 1]).sum() - (1 - beta) * np.log(1 - p[y == 0]).sum()
+    found = loss_for(TASKS["edges_hed"])(
+        torch.from_numpy(x.reshape(1, 1, 10, 20)), torch.from_numpy(y.reshape(1, 1, 10, 20))
+    )
+    assert found.item() * 200 == pytest.approx(expected)
+    balanced = loss_for(TASKS["edges"])(
+        torch.from_numpy(x.reshape(1, 1, 10, 20)), torch.from_numpy(y.reshape(1, 1, 10, 20))
+    )
+    assert found.item() == pytest.approx(2 * beta * (1 - beta) * balanced.item())
+
+
+# Losses of users
+
+
+@pytest.fixture
+def module():
+    found = types.ModuleType("own_losses_for_test")
+    sys.modules[found.__name__] = found
+    yield found
+    del sys.modules[found.__name__]
+
+
+def test_a_users_loss(module):
+    module.scalar = lambda task, p, g, valid: ((p - g)[valid] ** 4).mean()
+    module.parts = lambda task, p, g, valid: masked_mean((p - torch.where(valid, g, 0)) ** 4, valid)
+    pred, target = (torch.from_numpy(array) for array in sample(TASKS["depth"], 3))
+    values = [(p - g) ** 4 for p, g in zip(pred.ravel().tolist(), target.ravel().tolist(), strict=True) if 0 < g < 99]
+    for name in ("scalar", "parts"):
+        loss = loss_for(Task("t", "depth", loss=f"own_losses_for_test:{name}"))
+        assert loss(pred, target, None).item() == pytest.approx(sum(values) / len(values), rel=1e-12)
+        p = pred.clone().requires_grad_()
+        nothing = loss(p, torch.zeros_like(target), None)  # the mean over nothing is nan
+        nothing.backward()
+        assert nothing.item() == 0 and not p.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone", "task 't': the loss 'own_losses_for_test:gone': there is no 'gone' in module"),
+        ("number", "the loss 'own_losses_for_test:number' is not callable, it is int"),
+        ("broken", "the loss 'own_losses_for_test:broken' failed: ZeroDivisionError: division by zero"),
+        ("vector", r"returned a tensor \[2\]: return a scalar tensor, such as masked_mean\(values, valid\)"),
+        ("nothing", "returned NoneType: return a scalar"),
+    ],
+)
+def test_a_bad_loss_is_told_in_one_line(module, name, message):
+    module.number = 3
+    module.broken = lambda *a: 1 / 0
+    module.vector = lambda task, p, g, valid: p.flatten()
+    module.nothing = lambda *a: None
+    with pytest.raises(TaskError, match=message) as caught:
+        loss_for(Task("t", "depth", loss=f"own_losses_for_test:{name}"))(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
+    assert "\n" not in str(caught.value)
 
 
 def test_every_kinds_losses_exist():
@@ -229,6 +357,6 @@ def test_every_kinds_losses_exist():
 
 def test_registering_twice_is_refused():
     with pytest.raises(TaskError, match="loss 'l1' is registered already"):
-        register_loss("l1")(LOSSES["l1"])
+        register_loss("l1")(LOSSES["mse"])
     with pytest.raises(TaskError, match="has a rule"):
         register_valid_rule("depth")(valid_mask)

@@ -159,6 +159,16 @@ def test_the_contract_says_what_goes_in_and_comes_out():
     }
 
 
+def test_the_unit_is_the_tasks():
+    tasks = TaskSet.parse("depth,pose=regression:2,normals,seg=segmentation:3")
+    tasks = tasks.with_classes({}, units={"depth": "inverse depth", "pose": "radians", "normals": "feet"})
+    model = multitask({"depth": 1, "pose": 2, "normals": 3, "seg": 3})
+    ApplyOutputContract(tasks, SPEC)(model)
+    outputs = json.loads(model.metadata_props[CONTRACT_KEY])["outputs"]
+    found = {name: entry["unit"] for name, entry in outputs.items()}
+    assert found == {"depth": "inverse depth", "pose": "radians", "normals": "unit vector", "seg": ""}
+
+
 def test_new_nodes_belong_to_the_head():
     tasks = TaskSet.parse("normals,depth")
     model = multitask({"normals": 3, "depth": 1})
