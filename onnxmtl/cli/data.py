@@ -24,9 +24,24 @@ def _data() -> None:
 
 @data_app.command("preview")
 def preview_command(
-    name: Annotated[str, typer.Argument(help="A built-in data set: scenes.", metavar="NAME")] = "scenes",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="scenes, multifashion, multimnist, nyuv2, cityscapes, taskonomy or pascal-context; "
+            "with :PATH, where its files are.",
+            metavar="NAME[:PATH]",
+        ),
+    ] = "scenes",
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=400, help="How many samples.")] = 12,
-    size: Annotated[int, typer.Option("--size", min=16, max=1024, help="Height and width of each image.")] = 96,
+    size: Annotated[
+        int | None, typer.Option("--size", min=16, max=1024, help="Height of each image; the data set's usual one.")
+    ] = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Show samples as training draws them: cut, scaled, mirrored.")
+    ] = False,
+    option: Annotated[
+        list[str] | None, typer.Option("--data-option", metavar="KEY=VALUE", help="Of the data set; repeatable.")
+    ] = None,
     seed: SeedOption = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="PNG file to write; NAME.png if not given.")
@@ -38,8 +53,16 @@ def preview_command(
     Example: onnxmtl data preview scenes --count 12 --size 96 -o scenes.png
     """
     from onnxmtl.data.sheet import write_preview
+    from onnxmtl.errors import DataError
 
-    found = write_preview(name, output, count=count, size=size, seed=seed)
+    options = {}
+    for item in option or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            msg = f"--data-option {item!r}: write KEY=VALUE, as in val=test"
+            raise DataError(msg)
+        options[key] = value
+    found = write_preview(name, output, count=count, size=size or 0, seed=seed, augment=augment, options=options)
     if json:
         emit_json(found)
     else:

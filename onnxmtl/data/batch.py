@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from onnxmtl.data.dataset import Array, Dataset, permutation
+from onnxmtl.data.dataset import Array, Dataset, drawn, permutation
+from onnxmtl.data.parts import parts_of
 from onnxmtl.errors import DataError, OnnxMTLError
 from onnxmtl.kinds import Task, TaskSet
+from onnxmtl.runs.seeds import derive_seed
 
 Sample = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
@@ -39,6 +43,11 @@ class Batch:
     labelled: dict[str, torch.Tensor]
     indices: tuple[int, ...] = ()
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks this batch is about. Disjoint data sets give several batches a step, each with its own tasks."""
+        return tuple(self.targets)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -55,14 +64,20 @@ class Batch:
 # Samples
 
 
-def fetch(dataset: Dataset, index: int, tasks: Iterable[Task]) -> Sample:
+def fetch(dataset: Dataset, index: int, tasks: Iterable[Task], seed: int | None = None) -> Sample:
     """One sample, checked: image float32 ``[C, H, W]`` and the targets it is labelled with.
+
+    Args:
+        dataset: Where it comes from.
+        index: Which.
+        tasks: Whose targets are wanted.
+        seed: Of its augmentation, where the data set has one (``Augmented``); None: the plain sample.
 
     Raises:
         DataError: The data set raised, or the sample does not fit; one line with the index.
     """
     try:
-        sample = dataset[index]
+        sample = dataset[index] if seed is None else drawn(dataset, index, seed)
     except OnnxMTLError:
         raise
     except Exception as error:  # the user's code: anything can come
@@ -172,7 +187,7 @@ def _range_problem(target: torch.Tensor, task: Task) -> str:
                     f"class {int(bad.flatten()[0])} is not one of the {task.channels} classes "
                     f"(0 … {task.channels - 1}; {task.ignore} and negative labels are ignored)"
                 )
-    elif task.kind in ("edges", "keypoints"):
+    elif task.kind in ("edges", "saliency", "keypoints"):
         bad = target[~((target >= 0) & (target <= 1)) & (target != task.ignore)]
         if bad.numel():
             return f"value {float(bad[0]):g} is outside [0, 1] (and is not {task.ignore}, which is ignored)"
@@ -227,18 +242,83 @@ def _stack(samples: Sequence[Sample], tasks: TaskSet, indices: tuple[int, ...]) 
     return Batch(torch.stack([image for image, _ in samples]), targets, labelled, indices)
 
 
-def batch_at(dataset: Dataset, tasks: TaskSet, *, batch_size: int, seed: int, stream: str, step: int) -> Batch:
+def batch_at(
+    dataset: Dataset,
+    tasks: TaskSet,
+    *,
+    batch_size: int,
+    seed: int,
+    stream: str,
+    step: int,
+    share: tuple[int, int] = (0, 1),
+) -> Batch:
     """The batch of a training step: a pure function of its arguments, so that a resumed run goes on exactly.
 
     The epochs of a stream, each a random order of all samples that depends on (seed, stream, epoch), are laid end to
     end and cut into batches. So every epoch has every sample once, every batch is full, and a batch may reach from
-    one epoch into the next.
+    one epoch into the next. A data set that augments (``Augmented``) draws each sample anew in each epoch, from
+    (seed, stream, epoch, index).
+
+    With `share` = (k, n) only the k-th of n parts of the batch is read, k from 0: the parts are consecutive.
 
     Raises:
         DataError: The data set is empty or raises, or a sample does not fit.
     """
-    indices = indices_at(len(dataset), batch_size=batch_size, seed=seed, stream=stream, step=step)
-    return _stack([fetch(dataset, index, tasks) for index in indices], tasks, indices)
+    n = len(dataset)
+    part = slice(*(batch_size * place // share[1] for place in (share[0], share[0] + 1)))
+    indices = indices_at(n, batch_size=batch_size, seed=seed, stream=stream, step=step)[part]
+    seeds: list[int | None] = [None] * len(indices)
+    if hasattr(dataset, "draw"):
+        epochs = (place // n for place in range(step * batch_size, (step + 1) * batch_size)[part])
+        seeds = [derive_seed(seed, "augment", stream, epoch, i) for i, epoch in zip(indices, epochs, strict=True)]
+    return _stack(_fetch_all(dataset, indices, tasks, seeds), tasks, indices)
+
+
+def _fetch_all(
+    dataset: Dataset, indices: Sequence[int], tasks: TaskSet, seeds: Sequence[int | None]
+) -> Sequence[Sample]:
+    """The samples, in order; of a data set that reads files (attribute `parallel`), by several threads."""
+    if len(indices) > 1 and getattr(dataset, "parallel", False):
+        return list(_threads().map(lambda i, seed: fetch(dataset, i, tasks, seed), indices, seeds))
+    return [fetch(dataset, i, tasks, seed) for i, seed in zip(indices, seeds, strict=True)]
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="onnxmtl-data")
+
+
+def batches_at(
+    dataset: Dataset,
+    tasks: TaskSet,
+    *,
+    batch_size: int,
+    seed: int,
+    stream: str,
+    step: int,
+    share: tuple[int, int] = (0, 1),
+) -> list[Batch]:
+    """The batches of a training step: one, or with disjoint data sets (:class:`Parts`) one per data set.
+
+    Each batch holds `batch_size` images and the targets of the tasks its data set labels (``Batch.tasks``); data sets
+    that label none of `tasks` give none. The order and augmentation of each data set depend on its own samples and
+    tasks only: a task alone sees the images that it sees beside others. `share`: as in :func:`batch_at`, of each batch.
+
+    Raises:
+        DataError: A data set is empty or raises, a sample does not fit, or a task is labelled by none.
+    """
+    return [
+        batch_at(
+            part.dataset,
+            part.tasks,
+            batch_size=batch_size,
+            seed=seed,
+            stream=stream + part.stream,
+            step=step,
+            share=share,
+        )
+        for part in parts_of(dataset, tasks)
+    ]
 
 
 def indices_at(n: int, *, batch_size: int, seed: int, stream: str, step: int) -> tuple[int, ...]:
@@ -259,14 +339,16 @@ def _epoch(n: int, seed: int, stream: str, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def iterate(dataset: Dataset, tasks: TaskSet, batch_size: int) -> Iterator[Batch]:
-    """The whole data set in its own order; the last batch may be short.
+    """The whole data set in its own order; the last batch may be short. Disjoint data sets come one after the other.
 
     Raises:
         DataError: The data set raises, or a sample does not fit.
     """
-    order = iter(range(len(dataset)))
-    while indices := tuple(itertools.islice(order, batch_size)):
-        yield _stack([fetch(dataset, index, tasks) for index in indices], tasks, indices)
+    for part in parts_of(dataset, tasks):
+        order = iter(range(len(part.dataset)))
+        while indices := tuple(itertools.islice(order, batch_size)):
+            samples = _fetch_all(part.dataset, indices, part.tasks, [None] * len(indices))
+            yield _stack(samples, part.tasks, indices)
 
 
 class Checked:
@@ -278,6 +360,11 @@ class Checked:
         self._part = part
         self._length = len(dataset) if limit is None else min(limit, len(dataset))
 
+    @property
+    def parallel(self) -> bool:
+        """Whether several threads may read samples at once: what the user's data set says of itself."""
+        return bool(getattr(self.dataset, "parallel", False))
+
     def __len__(self) -> int:
         return self._length
 
@@ -285,8 +372,15 @@ class Checked:
         if not 0 <= index < self._length:
             msg = f"index {index} is outside the {self._length} samples"
             raise IndexError(msg)
+        return self._fetch(index, None)
+
+    def draw(self, index: int, seed: int) -> tuple[Array, Mapping[str, Array | None]]:
+        """An augmented sample, if the data set has them; else the plain one."""
+        return self._fetch(index, seed)
+
+    def _fetch(self, index: int, seed: int | None) -> Sample:
         try:
-            return fetch(self.dataset, index, self._tasks)
+            return fetch(self.dataset, index, self._tasks, seed)
         except DataError as error:
             msg = f"{self._part}: {error}"
             raise DataError(msg) from error

@@ -1,4 +1,4 @@
-"""A contact sheet of the built-in scenes: every image with all its labels."""
+"""Contact sheets as files: of the built-in scenes, every image with all its labels, and of any other data set."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxmtl.data.gallery import DEPTH_COLOURS, GAP, HEAT_COLOURS, INK, MARGIN, PALE, PAPER, gallery
 from onnxmtl.data.pixels import GLYPH_HEIGHT, Pixels, colour_map, encode_png, text_width, write_text
 from onnxmtl.data.scenes import CLASSES, ROOM_TYPES, render_samples
 from onnxmtl.data.scenes.dataset import SMALLEST, TOGETHER
+from onnxmtl.data.sources import Request, named_source
 from onnxmtl.errors import DataError
-from onnxmtl.kinds import close_match
+from onnxmtl.kinds import TaskSet
 from onnxmtl.runs.atomic import atomic_write
 
 PANELS = ("image", "segmentation", "depth", "normals", "edges", "keypoints")
-PAPER, INK, PALE = (250, 249, 246), (38, 40, 46), (128, 130, 136)
 CLASS_COLOURS = ("c9b79c", "e9ecef", "8d99ae", "7f4f24", "7cc6fe", "ffb703", "d1495b", "3d5a98", "2a9d8f")
-DEPTH_COLOURS = ("fdf4c9", "fbb55f", "ee6a5b", "b33f77", "6a2c83", "2b1d54", "10112b")
-HEAT_COLOURS = ("000000", "5c1a66", "d1495b", "ffb703", "fffbe6")
-GAP, MARGIN = 4, 16
+_NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 def contact_sheet(count: int, size: int, seed: int, *, part: str = "train") -> Pixels:
@@ -125,20 +125,53 @@ class Preview:
     image_classes: tuple[str, ...]
 
 
-def write_preview(name: str, path: Path | None, *, count: int, size: int, seed: int) -> Preview:
-    """Write a contact sheet of a built-in data set as PNG, to ``<name>.png`` if there is no path.
+def write_preview(
+    spec: str,
+    path: Path | None,
+    *,
+    count: int,
+    size: int = 0,
+    seed: int = 0,
+    augment: bool = False,
+    options: Mapping[str, str] = _NO_OPTIONS,
+) -> Preview:
+    """Write a contact sheet of a data set as PNG, to ``<name>.png`` if there is no path.
 
     A file of that name is replaced, and only by a whole one.
+
+    Args:
+        spec: ``NAME`` or ``NAME:PATH``.
+        path: The file to write.
+        count: How many samples.
+        size: Height of the images; 0: the data set's usual one.
+        seed: Of what is drawn.
+        augment: Show samples as training draws them.
+        options: Of the data set.
 
     Raises:
         DataError: No such data set, or not so many or so small images.
         RunError: The file cannot be written.
     """
-    if name != "scenes":
-        msg = f"unknown data {name!r}{close_match(name, ['scenes'])}: only the built-in scenes can be previewed"
-        raise DataError(msg)
-    sheet = contact_sheet(count, size, seed)
+    name, _, folder = spec.partition(":")
+    known = named_source(name)
+    height = size or known.size[0]
+    width = round(height * known.size[1] / known.size[0])
+    if name == "scenes" and not folder:
+        sheet = contact_sheet(count, height, seed)
+        names, kinds, shown = tuple(CLASSES), tuple(ROOM_TYPES), count
+    else:
+        if count < 1:
+            msg = f"cannot preview {count} samples: take 1 or more"
+            raise DataError(msg)
+        tasks = TaskSet.parse(known.show)
+        file = Path(folder).expanduser() if folder else None
+        source = known.open(Request(tasks, (height, width), seed, path=file, options=options))
+        tasks = tasks.with_classes(source.classes, source.class_names)
+        sheet = gallery(source, tasks, count, seed=seed if augment else None)
+        names = next((t.class_names for t in tasks if t.kind == "segmentation"), ())
+        kinds = next((t.class_names for t in tasks if t.kind == "classification"), ())
+        shown = min(count, len(source.train))
     target = Path(f"{name}.png") if path is None else path
     atomic_write(target, encode_png(sheet))
     height, width, _ = sheet.shape
-    return Preview(name, target, count, width, height, CLASSES, ROOM_TYPES)
+    return Preview(name, target, shown, width, height, names, kinds)

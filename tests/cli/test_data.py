@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+from helpers.pictures import fashion
 from typer.testing import CliRunner
 
 from onnxmtl.cli.data import data_app
@@ -27,6 +29,17 @@ def test_preview_as_json(tmp_path):
     assert found["path"] == str(target) and found["count"] == 1 and found["class_names"][0] == "floor"
 
 
+def test_preview_of_a_folder_with_an_option(tmp_path):
+    folder = fashion(tmp_path / "items")
+    arguments = ["preview", f"multifashion:{folder}", "-n", "3", "-o", str(tmp_path / "x.png")]
+    done = CliRunner().invoke(data_app, [*arguments, "--data-option", "item=28", "--augment"])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith(f"{tmp_path / 'x.png'}: 3 samples of multifashion, ")
+    for option, words in (("item", "write KEY=VALUE"), ("side=3", "has no option 'side'")):
+        failed = CliRunner().invoke(data_app, [*arguments, "--data-option", option])
+        assert failed.exit_code == 1 and words in str(failed.exception)
+
+
 def test_help_has_an_example_and_loads_nothing_heavy():
     done = CliRunner().invoke(data_app, ["preview", "--help"])
     assert done.exit_code == 0 and "Example: onnxmtl data preview" in done.output
@@ -34,10 +47,12 @@ def test_help_has_an_example_and_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_drawing_scenes_needs_no_torch(tmp_path):
+@pytest.mark.parametrize("name", ["scenes", "multifashion"])
+def test_looking_at_data_needs_no_torch(name, tmp_path):
+    spec = name if name == "scenes" else f"{name}:{fashion(tmp_path / 'items')}"
     code = (
         "import sys; from pathlib import Path; from onnxmtl.data.sheet import write_preview; "
-        f"write_preview('scenes', Path({str(tmp_path / 'x.png')!r}), count=1, size=16, seed=0); "
+        f"write_preview({spec!r}, Path({str(tmp_path / 'x.png')!r}), count=1, size=16, seed=0); "
         "assert not {'torch', 'onnx', 'onnx_ir'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmtl.data import batch_at, collate, indices_at, iterate, split
+from onnxmtl.data import Subset, batch_at, collate, indices_at, iterate, split
 from onnxmtl.data.dataset import InputSpec
 from onnxmtl.errors import DataError
 from onnxmtl.kinds import TaskSet
@@ -202,6 +205,32 @@ def test_iterate_goes_through_in_order():
     batches = list(iterate(Numbered(7), TASKS, 3))
     assert [batch.indices for batch in batches] == [(0, 1, 2), (3, 4, 5), (6,)]
     assert [len(batch) for batch in batches] == [3, 3, 1]
+
+
+def test_threads_change_nothing_but_time():
+    class Slow(Numbered):
+        parallel = True
+
+        def __init__(self, n):
+            super().__init__(n)
+            self.threads = set()
+
+        def __getitem__(self, i):
+            time.sleep(0.001 * (i % 3))  # later ones are ready earlier
+            self.threads.add(threading.get_ident())
+            if i == 11:
+                raise KeyError("gone")
+            return super().__getitem__(i)
+
+    slow, plain = Slow(11), Numbered(11)
+    for dataset, same in ((slow, plain), (Subset(slow, range(11)), Subset(plain, range(11)))):
+        options = {"batch_size": 8, "seed": 1, "stream": "s", "step": 3}
+        one, other = (batch_at(d, TASKS, **options) for d in (dataset, same))
+        assert one.indices == other.indices and one.images.equal(other.images)
+        assert [b.indices for b in iterate(dataset, TASKS, 4)] == [b.indices for b in iterate(same, TASKS, 4)]
+    assert threading.get_ident() not in slow.threads
+    with pytest.raises(DataError, match="sample 11: the data set raised KeyError"):
+        list(iterate(Slow(12), TASKS, 4))
 
 
 def test_errors_of_the_data_set_are_told_with_the_index():

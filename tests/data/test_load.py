@@ -58,7 +58,10 @@ def test_scenes():
     assert not np.array_equal(data.train[0][0], data.val[0][0])
 
 
-@pytest.mark.parametrize(("spec", "words"), [("scene", "did you mean 'scenes'"), ("nyu", "use scenes, or module:call")])
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [("scene", "did you mean 'scenes'"), ("nyu", "did you mean 'nyuv2'"), ("own", "use scenes, .*, or module:call")],
+)
 def test_unknown_names(spec, words):
     with pytest.raises(DataError, match=words):
         load(spec)
@@ -128,6 +131,32 @@ def test_classes_from_the_training_set(module):
     )
     data = load(f"{name}:make")
     assert data.classes == {"seg": 2} and data.class_names == {"seg": ("cat", "dog")}
+
+
+def test_units_of_the_users_data(module):
+    name = module(
+        """
+        from onnxmtl.data import DataSource, InputSpec
+        def pair(units={"depth": "feet"}):
+            data = Data(2)
+            data.units = units
+            return data, Data(2)
+        def bad(): return pair({"depth": 3})
+        def whole(): return DataSource("x", Data(2), Data(2), InputSpec(3, 8, 9), units={"depth": "miles"})
+        """
+    )
+    assert load(f"{name}:pair").units == {"depth": "feet"}
+    assert load(f"{name}:whole").units == {"depth": "miles"}
+    with pytest.raises(DataError, match="the unit of 'depth' must be a text, it is 3"):
+        load(f"{name}:bad")
+    # What a set says of tasks that it is not taken for does not count.
+    assert load(f"depth={name}:whole;seg={name}:pair").units == {"depth": "miles"}
+
+
+def test_the_scenes_say_their_units():
+    tasks = TaskSet.parse("seg=segmentation,far=depth,normals,pitch=regression")
+    found = load_data("scenes", tasks, size=(32, 32), seed=0, train_size=2, val_size=2)
+    assert found.units == {"far": "metres", "pitch": "radians"}
 
 
 def test_a_sample_that_does_not_fit_names_the_part(module):

@@ -133,6 +133,14 @@ def test_seed_part_and_index_make_other_rooms(many):
         assert np.abs(first.astype(int) - other).mean() > 5
 
 
+def test_salient_is_what_stands_in_the_room(many):
+    solids = list(SOLID_CLASS.values())
+    for index in range(6):
+        labels = many[index][1]
+        np.testing.assert_array_equal(labels["saliency"][0], np.isin(labels["segmentation"], solids))
+    assert 0.05 < np.mean([many[index][1]["saliency"].mean() for index in range(6)]) < 0.8
+
+
 @pytest.mark.parametrize("size", [(16, 16), (33, 47), (64, 20)])
 def test_shapes_and_types(size):
     ((image, labels),) = render_samples(0, "train", [0], size)
@@ -142,6 +150,7 @@ def test_shapes_and_types(size):
         "depth": ("float32", (1, *size)),
         "normals": ("float32", (3, *size)),
         "edges": ("uint8", (1, *size)),
+        "saliency": ("uint8", (1, *size)),
         "keypoints": ("float32", (1, *size)),
         "classification": ("int64", ()),
         "regression": ("float32", (1,)),

@@ -63,7 +63,9 @@ def test_rays_enter_and_leave_where_the_distance_is_zero(solid, angle, height, a
 @given(solid=solids(), angle=st.floats(0, 2 * math.pi), height=st.floats(-0.9, 0.9))
 def test_normals_point_out_of_the_face(solid, angle, height):
     origin = np.array([[5 * math.cos(angle)], [5 * math.sin(angle)], [3 * height]], np.float32)
-    target = np.array(solid.centre, np.float32)[:, None] + 0.3 * height * solid.half[2]
+    target = np.array(solid.centre, np.float32)[:, None] + np.array(
+        [[0], [0], [0.3 * height * solid.half[2]]], np.float32
+    )
     first, last = enter(solid, origin, target - origin)
     assert first < last  # the target is inside
     point = origin + first * (target - origin)

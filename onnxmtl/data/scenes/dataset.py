@@ -26,7 +26,8 @@ TOGETHER = 16
 
 CLASS_NAMES: dict[str, tuple[str, ...]] = {"segmentation": CLASSES, "classification": ROOM_TYPES}
 _CHANNELS = {"segmentation": len(CLASSES), "classification": len(ROOM_TYPES), "regression": 1}
-_DTYPES = {"segmentation": np.int64, "edges": np.float32}
+_UNITS = {"depth": "metres", "regression": "radians"}
+_DTYPES = {"segmentation": np.int64, "edges": np.float32, "saliency": np.float32}
 
 
 def render_samples(
@@ -128,4 +129,5 @@ def scenes(
         input=InputSpec(height=height, width=width),
         classes={task.name: _CHANNELS[task.kind] for task in tasks if task.kind in _CHANNELS},
         class_names={task.name: CLASS_NAMES[task.kind] for task in tasks if task.kind in CLASS_NAMES},
+        units={task.name: _UNITS[task.kind] for task in tasks if task.kind in _UNITS},
     )

@@ -5,6 +5,7 @@ depth           float32 [1, H, W]   metres along the camera's viewing axis (z-de
 normals         float32 [3, H, W]   unit vectors in the camera's frame: x right, y up, z towards the viewer
 edges           uint8   [1, H, W]   1 where the pixel to the right or below shows another surface: every jump of
                                     depth, crease and border of an instance, and no edge of a texture or shadow
+saliency        uint8   [1, H, W]   1 where the pixel shows a box, a ball or a cylinder
 keypoints       float32 [1, H, W]   visible corners of boxes and of the room, centres of visible balls and
                                     cylinders: a Gaussian each, 1 at its place
 classification  int64   []          id into `ROOM_TYPES`
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmtl.data.scenes.casting import Hits
-from onnxmtl.data.scenes.scene import Scene, Stage
+from onnxmtl.data.scenes.scene import SOLID_CLASS, Scene, Stage
 from onnxmtl.data.scenes.solids import Columns, Floats, Point, Shape, interval
 
 Label = npt.NDArray[Any]
@@ -56,6 +57,11 @@ def _edges(stage: Stage, hits: Hits, height: int, width: int) -> Label:
     edges[:, 0, :, :-1] |= surface[:, :, :-1] != surface[:, :, 1:]
     edges[:, 0, :-1] |= surface[:, :-1] != surface[:, 1:]
     return edges
+
+
+def _saliency(stage: Stage, hits: Hits, height: int, width: int) -> Label:
+    solid = np.isin(stage.surface_class[hits.surface], list(SOLID_CLASS.values()))
+    return solid.astype(np.uint8).reshape(-1, 1, height, width)
 
 
 def _keypoints(stage: Stage, hits: Hits, height: int, width: int) -> Label:
@@ -111,6 +117,7 @@ LABELS: dict[str, Callable[[Stage, Hits, int, int], Label]] = {
     "depth": _depth,
     "normals": _normals,
     "edges": _edges,
+    "saliency": _saliency,
     "keypoints": _keypoints,
     "classification": _classification,
     "regression": _regression,
