@@ -22,13 +22,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch.nn import functional
 
 from onnxmtl import ops
 from onnxmtl.errors import ModelError
 from onnxmtl.lowering.ops import Context, Kernel
 from onnxmtl.lowering.ops.reading import real
 from onnxmtl.lowering.program import Op, Program
+from onnxmtl.lowering.together import training_norm, world_size
 
 # Positions (batch x height x width) per weight from which on mixing pays; measured by tests/benchmarks/bench_mixing.py.
 POSITIONS_TO_MIX = 32
@@ -66,7 +66,7 @@ class LinearMixer:
         """Whether mixing is expected to be faster than running the options."""
         return self.positions is None or self.positions * batch >= POSITIONS_TO_MIX
 
-    def __call__(self, values: Sequence[Any], p: torch.Tensor, context: Context) -> torch.Tensor:
+    def __call__(self, values: Mapping[int, Any], p: torch.Tensor, context: Context) -> torch.Tensor:
         """sum_i p_i * option_i."""
         x, parts = values[self.x], p.unbind()
         weights = [values[w] for _, w, _ in self.options]
@@ -180,20 +180,21 @@ class NormMixer:
         """One normalization is never slower than two."""
         return True
 
-    def __call__(self, values: Sequence[Any], p: torch.Tensor, context: Context) -> torch.Tensor:
+    def __call__(self, values: Mapping[int, Any], p: torch.Tensor, context: Context) -> torch.Tensor:
         """sum_i p_i * option_i; in training mode every option's running statistics move, as each would by itself."""
         x, parts = values[self.x], p.unbind()
         shares = [parts[option[0]] for option in self.options]
         scales, shifts, means, variances = ([values[o[i]] for o in self.options] for i in (1, 2, 3, 4))
         if context.training:
             mean, variance = torch.zeros_like(means[0]), torch.zeros_like(variances[0])
-            y = functional.batch_norm(
-                x, mean, variance, _combine(scales, shares), _combine(shifts, shares), True, 1.0, self.epsilon
-            )
+            scale, shift = _combine(scales, shares), _combine(shifts, shares)
+            y = training_norm(x, scale, shift, mean, variance, 1.0, self.epsilon)
+            spread = x.numel() > x.shape[1] or world_size() > 1  # one value per channel has no variance
             with torch.no_grad():
                 for running_mean, running_variance in zip(means, variances, strict=True):
                     running_mean.lerp_(mean, self.momentum)
-                    running_variance.lerp_(variance, self.momentum)
+                    if spread:
+                        running_variance.lerp_(variance, self.momentum)
             if self.identity >= 0:
                 y = torch.addcmul(y, x, parts[self.identity])
         else:

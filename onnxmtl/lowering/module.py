@@ -102,6 +102,11 @@ class LoweredModule(nn.Module):
         return {name: self.weight(name) for name in self._torch_names}
 
     @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """The graph's nodes, in order. Read-only."""
+        return tuple(op.node for op in self._program.ops)
+
+    @property
     def has_choices(self) -> bool:
         """Whether this is a supermodel."""
         return bool(self.logits)
@@ -120,8 +125,9 @@ class LoweredModule(nn.Module):
         soft: Mapping[SiteTask, torch.Tensor] = {}
         if not self.has_choices:
             plan = self._plan(("fixed", asked), lambda: hard_plan(self._program, asked, {}))
-        elif draw is not None and draw.hard:
-            plan = self._hard(asked, draw)
+        elif draw is not None and draw.options is not None:
+            soft = draw.weights or {}
+            plan = self._decided(asked, draw, int(images.shape[0]))
         else:
             weights = None if draw is None else draw.weights
             soft = weights if weights is not None else self._from_logits()
@@ -142,26 +148,33 @@ class LoweredModule(nn.Module):
     def _from_logits(self) -> dict[SiteTask, torch.Tensor]:
         return {key: torch.softmax(self.weight(name), -1) for key, name in self.logits.items()}
 
-    def _hard(self, asked: tuple[str, ...], draw: Draw) -> Plan:
+    def _decided(self, asked: tuple[str, ...], draw: Draw, batch: int) -> Plan:
+        """The plan of a draw that decides all Choices, or some of them."""
         options = {key: option for key, option in (draw.options or {}).items() if key[1] in asked}
-        missing = [key for key in self.logits if key[1] in asked and key not in options]
+        soft = draw.weights or {}
+        missing = [key for key in self.logits if key[1] in asked and key not in options and key not in soft]
         if missing:
             msg = f"the draw says nothing for site {missing[0][0]!r}, task {missing[0][1]!r}"
             raise ValueError(msg)
         return self._plan(
-            ("hard", asked, tuple(sorted(options.items()))), lambda: hard_plan(self._program, asked, options)
+            ("decided", asked, batch if soft else 0, tuple(sorted(options.items()))),
+            lambda: hard_plan(self._program, asked, options, self._mixed(batch) if soft else None),
         )
 
     def _soft(self, asked: tuple[str, ...], batch: int) -> Plan:
-        def make() -> Plan:
-            mixed = {
-                index: mixer.reads
-                for index, mixer in self._mixers.items()
-                if self.mixing == "always" or mixer.pays(batch)
-            }
-            return soft_plan(self._program, asked, mixed)
+        return self._plan(("soft", asked, batch), lambda: soft_plan(self._program, asked, self._mixed(batch)))
 
-        return self._plan(("soft", asked, batch), make)
+    def _mixed(self, batch: int) -> dict[int, tuple[int, ...]]:
+        """The Choices that run through their mixer, and what these read."""
+        return {
+            index: mixer.reads for index, mixer in self._mixers.items() if self.mixing == "always" or mixer.pays(batch)
+        }
+
+    def read_by(self, task: str) -> frozenset[str]:
+        """Names of the initializers that the task's output depends on, whatever is drawn."""
+        plan = self._plan(("read", task), lambda: soft_plan(self._program, (task,), {}))
+        weights = self._program.weights
+        return frozenset(weights[number] for step in plan.steps for number in step.inputs if number in weights)
 
     def _plan(self, key: Any, make: Any) -> Plan:
         plan: Plan | None = self._plans.get(key)
@@ -193,7 +206,10 @@ class LoweredModule(nn.Module):
             if op.choice is not None:
                 p = soft[op.choice]
                 if step.mixed:
-                    result: Any = self._mixers[op.index](values, p, context)
+                    mixer = self._mixers[op.index]
+                    # Decided Choices hand on what they chose, under its own number.
+                    read = dict(zip(mixer.reads, (values[i] for i in step.inputs), strict=True))
+                    result: Any = mixer(read, p, context)
                 else:
                     result = weighted_sum([values[i] for i in step.inputs[:-1]], p)
             else:

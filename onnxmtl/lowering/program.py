@@ -8,6 +8,7 @@ a plan walks a flat list.
 - Hard plans: a Choice is its chosen option; only what that option needs runs, and steps that compute the same thing
   from the same values run once, which is how tasks share computation while their choices agree. Hence running
   statistics move once per distinct computation, as they do in the selected model.
+- In between: Choices that are decided as in hard plans, the others as in soft plans.
 """
 
 from __future__ import annotations
@@ -119,33 +120,45 @@ def build_program(model: ir.Model) -> Program:
     return Program(tuple(ops), numbers[graph.inputs[0]], weights, outputs, len(numbers))
 
 
-def hard_plan(program: Program, tasks: Sequence[str], options: Mapping[SiteTask, int]) -> Plan:
-    """Only what the chosen options need, each distinct computation once."""
+def hard_plan(
+    program: Program,
+    tasks: Sequence[str],
+    options: Mapping[SiteTask, int],
+    mixed: Mapping[int, tuple[int, ...]] | None = None,
+) -> Plan:
+    """Only what the chosen options need, each distinct computation once.
+
+    A Choice that `options` does not decide stays; `mixed` is for these, see :func:`soft_plan`.
+    """
     alias: dict[int, int] = {}
+    replaced = mixed or {}
 
     def resolve(value: int) -> int:
         while value in alias:
             value = alias[value]
         return value
 
+    def inputs(op: Op) -> tuple[int, ...]:
+        return tuple(resolve(value) for value in replaced.get(op.index, op.inputs))
+
     for op in program.ops:
         if op.choice is not None and op.choice in options:
             alias[op.outputs[0]] = op.inputs[options[op.choice]]
-    live = _live(program, (resolve(program.outputs[t]) for t in tasks), lambda op: [resolve(v) for v in op.inputs])
+    live = _live(program, (resolve(program.outputs[t]) for t in tasks), inputs)
     seen: dict[Hashable, Op] = {}
     kept: list[tuple[Op, tuple[int, ...]]] = []
     for op in program.ops:
         if op.index not in live:
             continue
-        inputs = tuple(resolve(v) for v in op.inputs)
-        key = (op.identity, inputs)
-        first = seen.setdefault(key, op) if op.identity is not None else op
+        read = inputs(op)
+        own = op.identity is None or op.choice is not None  # two Choices have draws of their own
+        first = op if own else seen.setdefault((op.identity, read), op)
         if first is op:
-            kept.append((op, inputs))
+            kept.append((op, read))
         else:
             alias.update(zip(op.outputs, first.outputs, strict=True))
     outputs = {task: resolve(program.outputs[task]) for task in tasks}
-    return _finish(program, [(op, inputs, False) for op, inputs in kept], outputs)
+    return _finish(program, [(op, read, op.index in replaced) for op, read in kept], outputs)
 
 
 def soft_plan(program: Program, tasks: Sequence[str], mixed: Mapping[int, tuple[int, ...]]) -> Plan:

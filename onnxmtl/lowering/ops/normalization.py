@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from onnxmtl.lowering.ops.reading import has_output, real
 from onnxmtl.lowering.ops.registry import Context, Inputs, Kernel, Result, lowers
+from onnxmtl.lowering.together import training_norm
 
 
 @lowers("BatchNormalization")
@@ -31,11 +32,7 @@ def batch_normalization(node: ir.Node) -> Kernel:
             if mean.requires_grad or variance.requires_grad:
                 return _normalize(x, scale, shift, mean, variance, epsilon)
             return torch.batch_norm(x, scale, shift, mean, variance, False, 0.0, epsilon, True)
-        if x.numel() > x.shape[1]:
-            return torch.batch_norm(x, scale, shift, mean, variance, True, momentum, epsilon, True)
-        with torch.no_grad():
-            mean.lerp_(x.reshape(-1).to(mean.dtype), momentum)
-        return torch.batch_norm(x, scale, shift, None, None, True, 0.0, epsilon, True)
+        return training_norm(x, scale, shift, mean, variance, momentum, epsilon)
 
     return kernel
 
