@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxmtl.kinds import TaskSet as TaskSet
     from onnxmtl.workflows import compile as compile
     from onnxmtl.workflows import load as load
+    from onnxmtl.workflows import specialize as specialize
     from onnxmtl.workflows import verify as verify
 
 __version__ = "0.1.0"
@@ -26,10 +27,21 @@ _HOMES = {
     "compile": "onnxmtl.workflows",
     "export_prototxt": "onnxmtl.deploy.exporting",
     "load": "onnxmtl.workflows",
+    "specialize": "onnxmtl.workflows",
     "verify": "onnxmtl.workflows",
 }
 
-__all__ = ["OnnxMTLError", "Task", "TaskSet", "__version__", "compile", "export_prototxt", "load", "verify"]
+__all__ = [
+    "OnnxMTLError",
+    "Task",
+    "TaskSet",
+    "__version__",
+    "compile",
+    "export_prototxt",
+    "load",
+    "specialize",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

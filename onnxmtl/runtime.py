@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -124,6 +126,32 @@ def run(
         msg = f"ONNX Runtime cannot run the model: {_one_line(e)}"
         raise ModelError(msg) from e
     return dict(zip(names, results, strict=True))
+
+
+def latency(
+    model: str | os.PathLike[str] | bytes, image: Array, *, seconds: float = 0.5, threads: int | None = None
+) -> float:
+    """Milliseconds of one run: the median of runs over `seconds`, of 20 at least, after a few to warm up.
+
+    Args:
+        model: Path of a model file with one input, or the serialised model.
+        image: The array it is run on.
+        seconds: How long to measure.
+        threads: As for :func:`session`.
+
+    Raises:
+        ModelError: ONNX Runtime does not load or does not run it.
+    """
+    opened = session(model, threads=threads)
+    for _ in range(5):
+        run(opened, image)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 20 or time.perf_counter() < end:
+        begin = time.perf_counter()
+        run(opened, image)
+        times.append(1e3 * (time.perf_counter() - begin))
+    return statistics.median(times)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ depth and normals to choose alike.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ import torch
 import onnxmtl
 from onnxmtl.analysis.table import SiteTable
 from onnxmtl.deploy.report import plain
-from onnxmtl.search import Recipe, Stage, Temperature, register_recipe, register_regularizer
+from onnxmtl.search import PolicyView, Recipe, Stage, Temperature, register_recipe, register_regularizer
 from onnxmtl.search.regularizers import Regularizer
 from onnxmtl.train.optimizers import OptimizerSpec
 
@@ -29,8 +28,8 @@ def geometry_together(table: SiteTable) -> Regularizer:
     """Expected share of sites where depth and normals choose differently: 1 − mean over sites of Σ_o p_d(o) p_n(o)."""
     depth, normals = table.tasks.index("depth"), table.tasks.index("normals")
 
-    def value(sample: Sequence[torch.Tensor]) -> torch.Tensor:  # one tensor [tasks, options] per site
-        return 1.0 - torch.stack([(p[depth] * p[normals]).sum() for p in sample]).mean()
+    def value(view: PolicyView) -> torch.Tensor:  # view.sample: one tensor [tasks, options] per site
+        return 1.0 - torch.stack([(p[depth] * p[normals]).sum() for p in view.sample]).mean()
 
     return value
 
@@ -72,7 +71,7 @@ def main() -> None:
         steps=args.steps,
         train_size=args.train_size,
         val_size=args.train_size // 4,
-        baselines=False,
+        baselines=(),
         out=args.out,
     )
     print(plain(result.report))

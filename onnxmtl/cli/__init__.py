@@ -30,8 +30,11 @@ class Command(NamedTuple):
 # In the order of `onnxmtl --help`.
 COMMANDS = (
     Command("compile", "onnxmtl.cli.compile", "compile_command"),
+    Command("specialize", "onnxmtl.cli.specialize", "specialize_command"),
     Command("inspect", "onnxmtl.cli.inspect", "inspect_command"),
     Command("explain", "onnxmtl.cli.explain", "explain_command"),
+    Command("report", "onnxmtl.cli.report", "report_command"),
+    Command("compare", "onnxmtl.cli.compare", "compare_command"),
     Command("verify", "onnxmtl.cli.verify", "verify_command"),
     Command("export-prototxt", "onnxmtl.cli.export_prototxt", "export_prototxt_command"),
     Command("data", "onnxmtl.cli.data", "data_app"),
@@ -106,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last resort: nobody is shown a traceback unasked
         if os.environ.get("ONNXMTL_DEBUG"):
             raise
+        if _told_elsewhere(error):
+            return 0  # by the first process of the training, whose exit code counts
         _say(_line(error))
         return 1
     return 0
@@ -114,6 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _say(text: str) -> None:
     sys.stdout.flush()
     print(text, file=sys.stderr)
+
+
+def _told_elsewhere(error: BaseException) -> bool:
+    return any(isinstance(link, OnnxMTLError) and link.told_elsewhere for link in _chain(error))
 
 
 def _line(error: BaseException) -> str:

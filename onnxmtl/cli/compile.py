@@ -9,7 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxmtl.cli.console import JsonOption, QuietOption, SeedOption, TrainingProgress, console, emit_json, results
+from onnxmtl.cli.console import (
+    Accelerator,
+    AcceleratorOption,
+    DevicesOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    TrainingProgress,
+    check_devices,
+    console,
+    emit_json,
+    is_follower,
+    results,
+)
 from onnxmtl.cli.importing import (
     BatchNorm,
     BatchNormOption,
@@ -60,21 +73,77 @@ def parse_weights(entries: list[str]) -> dict[str, float]:
     return found
 
 
+def parse_options(entries: list[str]) -> dict[str, str]:
+    """``["root=/data"]`` -> {"root": "/data"}."""
+    found = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not name.strip() or not equals:
+            msg = f"--data-option takes NAME=VALUE, not {entry!r}"
+            raise typer.BadParameter(msg)
+        found[name.strip()] = value.strip()
+    return found
+
+
+class PolicySource(enum.StrEnum):
+    """Where the architecture comes from."""
+
+    LEARNED = "learned"
+    RANDOM = "random"
+
+
+class Retrain(enum.StrEnum):
+    """The selected model's weights before its last stage."""
+
+    INHERIT = "inherit"
+    SCRATCH = "scratch"
+
+
 def compile_command(
     model: Annotated[Path, typer.Argument(help="The backbone: an .onnx or a .prototxt file.", metavar="MODEL")],
     tasks: Annotated[
         str, typer.Option("--tasks", "-t", help="A TOML file, or name=kind:classes,… as seg=segmentation:13,depth")
     ],
-    data: Annotated[str, typer.Option(help="scenes (built in), or module:callable of your own.")] = "scenes",
+    data: Annotated[
+        str,
+        typer.Option(help="A data set's name, NAME:PATH, or module:callable of your own; task=…;task=… for one each."),
+    ] = "scenes",
+    data_option: Annotated[
+        list[str] | None, typer.Option("--data-option", help="NAME=VALUE, an option of the data set (repeatable).")
+    ] = None,
     weights: WeightsOption = None,
     dialect: DialectOption = Dialect.AUTO,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Run directory; new or empty.", show_default="runs/compile-N"),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Search method.")] = "automtl",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the whole search; stages take shares of it.")] = 400,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 16,
+    recipe: Annotated[str, typer.Option(help="Search method: automtl, adashare.")] = "automtl",
+    variant: Annotated[
+        str, typer.Option(help="Of the recipe: paper (as printed), released (as its authors' code).")
+    ] = "",
+    preset: Annotated[str, typer.Option(help="The recipe's published numbers for a data set, as nyuv2.")] = "",
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", help="Leave out regularizer, curriculum, sparsity, sharing or cost (repeatable)."),
+    ] = None,
+    policy: Annotated[
+        PolicySource, typer.Option(help="random: nothing is searched, the architecture is drawn.")
+    ] = PolicySource.LEARNED,
+    budget: Annotated[
+        str, typer.Option(help="Limits of the emitted model, as params<=0.6x,madds<=12M,latency<=4ms.")
+    ] = "",
+    weighting: Annotated[
+        str, typer.Option(help="Of the tasks' losses: static, uncertainty, dwa, gradnorm, torchjd:AGGREGATOR.")
+    ] = "static",
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Steps of the whole search; stages take shares of it.", show_default="preset's or 400"
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Images per step.", show_default="the preset's, or 16")
+    ] = None,
     features: FeaturesOption = None,
     output_stride: OutputStrideOption = 0,
     input_size: InputSizeOption = None,
@@ -93,20 +162,31 @@ def compile_command(
     samples: Annotated[
         int, typer.Option(min=0, help="Draw so many architectures, take the best; 0: the recipe's way.")
     ] = 0,
-    train_size: Annotated[int, typer.Option(min=0, help="Training samples of scenes; 0: its default.")] = 0,
-    val_size: Annotated[int, typer.Option(min=0, help="Validation samples of scenes; 0: its default.")] = 0,
+    decode_prefix: Annotated[
+        int, typer.Option(min=0, help="Share the first N sites whatever the policy says.", metavar="N")
+    ] = 0,
+    retrain: Annotated[
+        Retrain | None,
+        typer.Option(help="The selected model goes on with the search's weights, or starts from scratch."),
+    ] = None,
+    train_size: Annotated[int, typer.Option(min=0, help="Training samples; 0: the data set's default.")] = 0,
+    val_size: Annotated[int, typer.Option(min=0, help="Validation samples; 0: the data set's default.")] = 0,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Train separate and all-shared models to compare.")
-    ] = True,
+        str, typer.Option(help="Trained for comparison, once: single-task, hard-sharing, random, random-cost; or none.")
+    ] = "single-task,hard-sharing",
+    random_draws: Annotated[int, typer.Option(min=1, help="Random architectures of each kind.")] = 8,
     fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Fold normalization into convolutions.")] = True,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Steps between the states that --resume can go on from.")
     ] = 50,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Write TensorBoard event files into this directory.")] = None,
     trace_passes: Annotated[
         Path | None, typer.Option(help="Write the model after each graph pass into this directory.")
     ] = None,
     seed: SeedOption = 0,
+    devices: DevicesOption = 1,
+    accelerator: AcceleratorOption = Accelerator.AUTO,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -117,22 +197,32 @@ def compile_command(
     with the same bytes.
 
     Example: onnxmtl compile samples/backbones/resnet18-small.onnx --tasks seg=segmentation,depth,normals
+    Example: onnxmtl compile net.onnx --tasks nyuv2.toml --data nyuv2:PATH --recipe adashare --budget "params<=0.6x"
     """
     space: dict[str, Any] = {"norm": norm, "skip": skip, "granularity": granularity, "shared_prefix": shared_prefix}
     size = parse_size(input_size) if input_size else (0, 0)
-    pulls = parse_weights(regularizer or [])
+    pulls, options = parse_weights(regularizer or []), parse_options(data_option or [])
     if resume and output is None:
         raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
+    check_devices(devices)
 
     from onnxmtl.deploy.report import print_report
     from onnxmtl.passes.instruments import DumpOnnx
     from onnxmtl.workflows import CompileConfig, compile
+    from onnxmtl.workflows.tensorboard import tensorboard as event_files
 
     config = CompileConfig(
         recipe=recipe,
+        variant=variant,
+        preset=preset,
+        without=split_names(without),
+        policy=policy.value,
+        budget=budget,
+        weighting=weighting,
         data=data,
-        steps=steps,
-        batch_size=batch_size,
+        data_options=options,
+        steps=steps or 0,
+        batch_size=batch_size or 0,
         seed=seed,
         features=split_names(features),
         output_stride=output_stride,
@@ -141,12 +231,19 @@ def compile_command(
         space={k: getattr(v, "value", v) for k, v in space.items() if v is not None},
         regularizers=pulls,
         samples=samples,
+        shared_prefix=decode_prefix,
+        retrain=retrain.value if retrain else "",
         train_size=train_size,
         val_size=val_size,
-        baselines=baselines,
+        baselines=split_names([baselines]),
+        random_draws=random_draws,
         fold=fold,
     )
-    with TrainingProgress(quiet=quiet or json) as progress:
+    follower = is_follower(devices)  # says nothing, and writes nothing
+    with (
+        TrainingProgress(quiet=quiet or json or follower) as progress,
+        event_files(progress, None if follower else tensorboard) as observer,
+    ):
         done = compile(
             model,
             tasks,
@@ -156,11 +253,15 @@ def compile_command(
             architecture=architecture,
             out=output,
             resume=resume,
-            observer=progress,
-            instruments=[DumpOnnx(trace_passes)] if trace_passes else [],
+            observer=observer,
+            instruments=[DumpOnnx(trace_passes)] if trace_passes and not follower else [],
             command=sys.argv,
             checkpoint_every=checkpoint_every,
+            devices=devices,
+            accelerator=accelerator.value,
         )
+    if follower:
+        return
     if json:
         emit_json({"run": done.path, "model": done.model, **done.report.to_json()})
     elif not quiet:

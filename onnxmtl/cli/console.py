@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -20,8 +21,34 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+DevicesOption = Annotated[
+    int,
+    typer.Option("--devices", min=1, help="Processes that train together, one per GPU (or with shares of the CPU)."),
+]
+
+
+class Accelerator(enum.StrEnum):
+    """What the processes of a training run on."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+AcceleratorOption = Annotated[Accelerator, typer.Option("--accelerator", help="auto: CUDA if there is a device.")]
 
 _WIDTH = 118  # of results that do not go to a terminal
+
+
+def check_devices(devices: int) -> None:
+    """Refuse several processes where the command was called from Python: they are started by this program's words."""
+    if devices > 1 and not any(word.startswith("--devices") for word in sys.argv[1:]):
+        raise typer.BadParameter("--devices runs this program's own command line again, which has no --devices")
+
+
+def is_follower(devices: int) -> bool:
+    """Whether this is one of the processes that the first of `devices` has started."""
+    return devices > 1 and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -74,13 +101,15 @@ def _plain(value: Any) -> Any:
 
 
 class TrainingProgress:
-    """The progress of a training: stage, step, live losses and the expected cost.
+    """The progress of a training: stage (which of how many), step, live losses, expected cost, temperature.
 
     On a terminal a live line per stage. Elsewhere nothing, or, with `plain`, four plain lines per stage on stderr. ::
 
         with TrainingProgress(quiet=quiet) as progress:
+            progress.plan(["pre-train", "policy-train"])
             progress.stage("pre-train", total=1000, start=200)
             progress.update(201, {"seg": 0.7, "depth": 0.1}, cost=0.52)
+            progress.figures(201, {"temperature": 4.9})
     """
 
     def __init__(self, *, quiet: bool = False, plain: bool = False) -> None:
@@ -89,11 +118,14 @@ class TrainingProgress:
         self._bar: Progress | None = None
         self._stage: TaskID | None = None
         self._name, self._total, self._told = "", 0, 0
+        self._plan: tuple[str, ...] = ()
+        self._values = ""
+        self._talk = talk
         if not talk.quiet:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("[bold]{task.description:<18}"),
+                TextColumn("{task.fields[place]}[bold]{task.description:<18}"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
@@ -101,13 +133,34 @@ class TrainingProgress:
                 console=talk,
             )
 
+    def plan(self, names: Sequence[str]) -> None:
+        """Tell the names of all stages to come, so that each is shown as one of so many."""
+        self._plan = tuple(names)
+
+    def _place(self, name: str) -> str:
+        """Which of the planned stages this is, as ``3/7 ``."""
+        if name not in self._plan:
+            return ""
+        most = str(len(self._plan))
+        return f"{str(self._plan.index(name) + 1).rjust(len(most))}/{most} "
+
+    def note(self, text: str) -> None:
+        """Tell what is out of the ordinary: a line above the live ones, or on stderr."""
+        from rich.text import Text
+
+        if self._bar is not None:
+            self._talk.print(Text(f"note: {text}"))
+        elif self._plain:
+            print(f"note: {text}", file=sys.stderr, flush=True)
+
     def stage(self, name: str, total: int, start: int = 0) -> None:
         """Begin a stage of `total` steps, of which `start` are done already (a resumed run)."""
         self._name, self._total, self._told = name, total, start
         if self._bar is not None:
-            self._stage = self._bar.add_task(name, total=total, completed=start, values="")
+            self._stage = self._bar.add_task(name, total=total, completed=start, values="", place=self._place(name))
         elif self._plain:
-            print(f"{name}: {total} steps" + (f", from {start}" if start else ""), file=sys.stderr, flush=True)
+            shown = f"{self._place(name)}{name}: {total} steps" + (f", from {start}" if start else "")
+            print(shown, file=sys.stderr, flush=True)
 
     def update(self, step: int, losses: Mapping[str, float], cost: float | None = None) -> None:
         """Tell that `step` steps of the stage are done.
@@ -120,12 +173,19 @@ class TrainingProgress:
         values = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
         if cost is not None:
             values += f"  cost {cost:.1%}"
+        self._values = values
         if self._bar is not None and self._stage is not None:
             self._bar.update(self._stage, completed=step, values=values)
         elif self._plain and step < self._total and step - self._told >= self._total / 4:
             self._tell(step, values)
         if self._plain and step >= self._total > self._told:
             self._tell(self._total, values)
+
+    def figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Tell all figures of a step; of those, the temperature is added to what :meth:`update` shows."""
+        if self._bar is not None and self._stage is not None and "temperature" in figures:
+            values = f"{self._values}  temperature {figures['temperature']:.3g}"
+            self._bar.update(self._stage, completed=step, values=values)
 
     def _tell(self, step: int, values: str) -> None:
         self._told = step

@@ -6,11 +6,12 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 from onnxmtl.deploy.blocks import BlockRow, Tensor
 from onnxmtl.deploy.inspect import Inspection
 from onnxmtl.deploy.report import amount
+from onnxmtl.deploy.svg import clean, cut
 from onnxmtl.errors import ModelError
 from onnxmtl.runs.atomic import atomic_write
 
@@ -81,7 +82,7 @@ def draw(found: Inspection) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
             f'viewBox="0 0 {_WIDTH} {height}" font-family="{_FONT}" font-size="11">',
-            f"<title>{_text(title)}</title>",
+            f"<title>{clean(title)}</title>",
             f'<rect width="{_WIDTH}" height="{height}" fill="{_COLOURS["paper"]}"/>',
             *_head(found, title, totals),
             *parts,
@@ -108,7 +109,7 @@ def _block(row: BlockRow, y: float, totals: _Totals) -> Iterable[str]:
     operators = ", ".join(f"{op} {number}" for op, number in row.operators.items())
     names = row.first if row.nodes == 1 else f"{row.first} … {row.last}"
     room = _SHAPES - _NAMES - 56
-    yield f'<g class="block"><title>{_text(f"block {row.index}: {names} ({operators})")}</title>'
+    yield f'<g class="block"><title>{clean(f"block {row.index}: {names} ({operators})")}</title>'
     box = _height(row)
     yield (
         f'<rect class="box" x="{_NAMES}" y="{y}" width="{_SHAPES - _NAMES - 16}" height="{box}" rx="4" '
@@ -145,7 +146,7 @@ def _boundary(tensors: Sequence[Tensor], y: float) -> Iterable[str]:
     colour = _COLOURS["line" if len(tensors) == 1 else "wide"]
     names = ", ".join(tensor.name for tensor in tensors)
     label = names if len(tensors) == 1 else f"{len(tensors)} tensors: {names}"
-    yield f'<g class="boundary"><title>{_text(label)}</title>'
+    yield f'<g class="boundary"><title>{clean(label)}</title>'
     for lane in range(lanes):
         x = _NAMES + 20 + _LANE * lane
         yield f'<path d="M{x} {y}V{y + _GAP - 5}m-3 -4l3 6l3 -6" stroke="{colour}" fill="none" stroke-width="1.5"/>'
@@ -162,18 +163,10 @@ def _range(row: BlockRow, room: float) -> str:
     """First and last node, each cut in its middle to half of the room."""
     letters = int(room / _LETTER)
     if row.nodes == 1:
-        return _cut(row.first, letters)
+        return cut(row.first, letters)
     half = (letters - 3) // 2
     spare = max(0, half - len(row.first)), max(0, half - len(row.last))
-    return f"{_cut(row.first, half + spare[1])} … {_cut(row.last, half + spare[0])}"
-
-
-def _cut(text: str, letters: int) -> str:
-    """`text` in at most so many letters; its end tells more than its middle."""
-    if len(text) <= letters:
-        return text
-    keep = max(2, letters - 1)
-    return f"{text[: keep // 3]}…{text[len(text) - (keep - keep // 3) :]}"
+    return f"{cut(row.first, half + spare[1])} … {cut(row.last, half + spare[0])}"
 
 
 def _label(
@@ -183,16 +176,7 @@ def _label(
     shown = text if letters is None or len(text) <= letters else f"{text[: max(1, letters - 1)]}…"
     weight = ' font-weight="bold"' if bold else ""
     larger = f' font-size="{size}"' if size != 11 else ""
-    return f'<text x="{x}" y="{y}" fill={quoteattr(_COLOURS[colour])}{larger}{weight}>{_text(shown)}</text>'
-
-
-def _text(text: str) -> str:
-    """Escaped, and without the characters that XML cannot hold."""
-    return escape("".join(c if c in "\t\n" or _allowed(ord(c)) else "�" for c in text))
-
-
-def _allowed(code: int) -> bool:
-    return 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
+    return f'<text x="{x}" y="{y}" fill={quoteattr(_COLOURS[colour])}{larger}{weight}>{clean(shown)}</text>'
 
 
 def _shape(shape: Iterable[int | str] | None) -> str:

@@ -2,140 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from onnxmtl.cost.count import Costs
-from onnxmtl.cost.sharing import SharingRow
+from onnxmtl.deploy.results import BudgetResult, DrawResult, LayerRow, MetricResult, Report, TaskResult
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+__all__ = [
+    "BudgetResult",
+    "DrawResult",
+    "LayerRow",
+    "MetricResult",
+    "Report",
+    "TaskResult",
+    "amount",
+    "budget_lines",
+    "cost_rows",
+    "delta_lines",
+    "limited",
+    "metric_rows",
+    "number",
+    "percent",
+    "plain",
+    "print_report",
+    "run_command",
+    "sharing_rows",
+]
+
 MODELS = ("separate", "shared", "found")
-_TITLES = {"separate": "separate models", "shared": "all shared", "found": "found", "constant": "constant"}
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskResult:
-    """One task's primary metric on the validation set; None where it was not measured.
-
-    Attributes:
-        task: Name of the task.
-        kind: Its kind.
-        metric: Name of the primary metric.
-        higher_is_better: Direction of the metric.
-        separate: Of a model of its own.
-        shared: With the whole backbone shared by all tasks.
-        found: Of the emitted model.
-        constant: Of the best constant prediction.
-    """
-
-    task: str
-    kind: str
-    metric: str
-    higher_is_better: bool
-    found: float
-    constant: float
-    separate: float | None = None
-    shared: float | None = None
-
-    @property
-    def margin(self) -> float:
-        """How much better than the constant prediction, in units of the metric; negative is worse."""
-        return self.found - self.constant if self.higher_is_better else self.constant - self.found
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerRow:
-    """How the tasks use one layer of the user's network.
-
-    Attributes:
-        layer: Name of the user's node.
-        op: Its operator.
-        uses: Task -> "once with …", "weights of …", "own" or "skipped".
-        runs: The groups of tasks that one execution serves each; tasks that skip are in none.
-        parameters: Trainable elements of the layer, one copy.
-    """
-
-    layer: str
-    op: str
-    uses: Mapping[str, str]
-    runs: tuple[tuple[str, ...], ...]
-    parameters: int
-
-    @classmethod
-    def of(cls, row: SharingRow) -> LayerRow:
-        """What :func:`onnxmtl.cost.sharing.sharing` found, as text."""
-        uses = {task: str(use) for task, use in row.uses.items()}
-        return cls(row.layer, row.op, uses, row.runs, row.parameters)
-
-    @property
-    def executed_once(self) -> bool:
-        """Whether one execution serves two tasks or more."""
-        return any(len(group) > 1 for group in self.runs)
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """All that the final table shows.
-
-    Attributes:
-        title: E.g. the name of the backbone and of the data.
-        tasks: One row per task.
-        costs: "separate", "shared", "found" -> costs of all tasks together, as counted on the emitted graph; "found"
-            is always there. Separate models' numbers are summed.
-        sharing: One row per layer with weights, in the order of the network.
-        model: Path of the emitted model.
-        command: The command that runs it with plain onnxruntime.
-        weights: "recalibrated" or "retrained".
-        notes: Remarks of the passes and the search, one line each.
-    """
-
-    title: str
-    tasks: tuple[TaskResult, ...]
-    costs: Mapping[str, Costs]
-    sharing: tuple[LayerRow, ...]
-    model: str
-    command: str
-    weights: str = "retrained"
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON values, with margins; numbers that are not finite are null."""
-        content: dict[str, Any] = _finite(dataclasses.asdict(self))
-        for row, task in zip(content["tasks"], self.tasks, strict=True):
-            row["margin"] = _finite(task.margin)
-        return content
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Report:
-        """Read what :meth:`to_json` made (null metrics come back as nan)."""
-        rest = dict(content)
-        tasks = []
-        for row in rest.pop("tasks"):
-            fields = {key: value for key, value in row.items() if key != "margin"}
-            for key in ("found", "constant"):
-                fields[key] = math.nan if fields[key] is None else fields[key]
-            tasks.append(TaskResult(**fields))
-        sharing = [
-            LayerRow(**{**row, "runs": tuple(tuple(group) for group in row["runs"])}) for row in rest.pop("sharing")
-        ]
-        costs = {name: Costs(**costs) for name, costs in rest.pop("costs").items()}
-        notes = tuple(rest.pop("notes"))
-        return cls(tasks=tuple(tasks), sharing=tuple(sharing), costs=costs, notes=notes, **rest)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+_TITLES = {
+    "separate": "separate models",
+    "shared": "all shared",
+    "found": "found",
+    "constant": "constant",
+    "random": "random",
+}
 
 
 def run_command(model: str | Path, input_name: str, shape: tuple[int, ...], python: str | None = None) -> str:
@@ -180,14 +86,45 @@ def amount(value: float | None, unit: str = "") -> str:
     return f"{value:.0f} {unit}".rstrip()
 
 
+def percent(value: float | None) -> str:
+    """A change in percent for people."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:+.1f}%"
+
+
+def delta_lines(report: Report) -> list[str]:
+    """Δ over all tasks and metrics of the found model and of those that it is compared with; none without them."""
+    if "found" not in report.delta:
+        return []
+    others = [f"{_TITLES.get(name, name)} {percent(value)}" for name, value in report.delta.items() if name != "found"]
+    more = f" ({', '.join(others)})" if others else ""
+    return [f"Δ to separate models, all tasks and metrics: {percent(report.delta['found'])}{more}"]
+
+
+def limited(row: BudgetResult, value: float) -> str:
+    """A limit's bound or value for people: a count, or milliseconds."""
+    return f"{value:.3g} ms" if row.quantity.endswith("latency") else amount(value)
+
+
+def budget_lines(report: Report) -> list[str]:
+    """One line per limit: what it asks, what the model has, the verdict."""
+    return [
+        f"budget {row.limit}: {row.quantity} {limited(row, row.value)} of at most {limited(row, row.bound)}, "
+        f"{'met' if row.met else 'NOT MET'}"
+        for row in report.budget
+    ]
+
+
 def metric_rows(report: Report) -> list[list[str]]:
-    """The table of metrics: a header and one row per task."""
-    rows = [["task", "metric", *(_TITLES[name] for name in (*MODELS, "constant")), "better than constant by"]]
+    """The table of metrics: a header and one row per task; Δ where single-task models were trained."""
+    delta = ["Δ to separate"] if any("found" in task.delta for task in report.tasks) else []
+    rows = [["task", "metric", *(_TITLES[name] for name in (*MODELS, "constant")), *delta, "better than constant by"]]
     for task in report.tasks:
         arrow = "↑" if task.higher_is_better else "↓"
-        share = f" ({task.margin / abs(task.constant):+.0%})" if task.constant else ""
+        ratio = task.margin / abs(task.constant) if task.constant else math.inf
+        share = f" ({ratio:+.0%})" if not abs(ratio) > 1000 else ""
         values = [number(value) for value in (task.separate, task.shared, task.found, task.constant)]
-        rows.append([task.task, f"{task.metric} {arrow}", *values, f"{number(task.margin)}{share}"])
+        change = [percent(task.delta.get("found"))] if delta else []
+        rows.append([task.task, f"{task.metric} {arrow}", *values, *change, f"{number(task.margin)}{share}"])
     return rows
 
 
@@ -227,8 +164,11 @@ def sharing_rows(report: Report) -> list[list[str]]:
 def _closing(report: Report) -> list[str]:
     once = sum(row.executed_once for row in report.sharing)
     lines = [
+        *delta_lines(report),
+        *budget_lines(report),
         f"executed once for two tasks or more: {report.costs['found'].executed_once:.1%} of the executed "
         f"multiply-adds, {once} of {len(report.sharing)} layers with parameters",
+        *([f"decided: {report.decoding}"] if report.decoding else []),
         f"weights: {report.weights}",
         *(f"note: {note}" for note in report.notes),
         f"model: {report.model}",

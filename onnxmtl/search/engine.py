@@ -2,98 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from onnxmtl.analysis.table import SiteTable
-from onnxmtl.data import Dataset, DataSource, batch_at, split
-from onnxmtl.errors import RunError
+from onnxmtl.cost.expected import MAX_TASKS, ExpectedCost
+from onnxmtl.data import split
 from onnxmtl.ir import Role
-from onnxmtl.kinds import TaskSet
-from onnxmtl.lowering import Draw, LoweredModule
-from onnxmtl.runs import Checkpoints, derive_seed
+from onnxmtl.lowering import Draw, LoweredModule, together
+from onnxmtl.policy.budget import Absolute
+from onnxmtl.runs import Checkpoints
+from onnxmtl.search.best import BestPolicy
 from onnxmtl.search.recipe import Recipe, Stage
-from onnxmtl.search.regularizers import regularizer
-from onnxmtl.search.relaxations import average_draw, by_site, gumbel_weights, harden
+from onnxmtl.search.regularizers import PolicyView, regularizer, separate_multiply_adds
+from onnxmtl.search.relaxations import (
+    average_draw,
+    by_site,
+    decided,
+    gumbel_weights,
+    harden,
+    logits_by_site,
+    shared_draw,
+)
+from onnxmtl.search.setting import TRAIN_STREAM, Losses, Setting, figures, seed_dropout
+from onnxmtl.search.training import train_weights
+from onnxmtl.train.history import History
 from onnxmtl.train.loop import Listener, fit
-from onnxmtl.train.objective import Objective
-from onnxmtl.train.optimizers import OptimizerSpec, build_optimizer, set_lr
+from onnxmtl.train.optimizers import build_optimizer, set_lr
+from onnxmtl.train.weighting import WeightingSpec
 
+__all__ = ["TRAIN_STREAM", "SearchStage", "Setting", "train_weights"]
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What all trainings of a run have in common.
+CERTAIN = 30.0
+"""By how much the logit of an option that is always taken is above the others': no draw will take them."""
 
-    Attributes:
-        tasks: The tasks.
-        data: Train and validation sets.
-        seed: All draws, orders and initial weights are functions of it.
-        batch_size: Images per step.
-        fabric: Device and precision (a ``lightning_fabric.Fabric``).
-        checkpoint_every: Steps between checkpoints.
-    """
-
-    tasks: TaskSet
-    data: DataSource
-    seed: int
-    batch_size: int
-    fabric: Any
-    checkpoint_every: int = 50
-
-    @property
-    def device(self) -> torch.device:
-        """The device Fabric chose."""
-        return torch.device(self.fabric.device)
-
-    def batch(self, dataset: Dataset, stream: str, step: int) -> Any:
-        """The batch of a step, on the device."""
-        batch = batch_at(dataset, self.tasks, batch_size=self.batch_size, seed=self.seed, stream=stream, step=step)
-        return batch.to(self.device)
-
-
-def train_weights(
-    module: LoweredModule,
-    setting: Setting,
-    spec: OptimizerSpec,
-    steps: int,
-    *,
-    name: str,
-    checkpoints: Checkpoints | None = None,
-    listener: Listener | None = None,
-) -> None:
-    """Train all weights of a model without Choices for `steps` steps.
-
-    Args:
-        module: Changed in place, left in evaluation mode.
-        setting: Data, seed, device.
-        spec: The optimizer.
-        steps: Number of updates.
-        name: Of the stage; seeds draws and the order of the data.
-        checkpoints: For resuming.
-        listener: Progress.
-    """
-    objective = Objective(setting.tasks)
-    optimizer = build_optimizer(spec, module.parameters_with())
-
-    def step(number: int) -> Mapping[str, float]:
-        _seed_dropout(setting, name, number)
-        set_lr(optimizer, spec.lr_at(number, steps))
-        batch = setting.batch(setting.data.train, name, number)
-        losses = objective.losses(module(batch.images), batch)
-        figures = _figures(losses, name, number, steps)
-        optimizer.zero_grad(set_to_none=True)
-        setting.fabric.backward(objective.total(losses))
-        optimizer.step()
-        return figures
-
-    module.train()
-    fit(module, {"weights": optimizer}, step, steps, checkpoints=checkpoints, every=setting.checkpoint_every,
-        listener=listener)  # fmt: skip
-    module.eval()
+_COSTS = 50  # times that the expected cost is told in one stage
 
 
 class SearchStage:
@@ -101,102 +45,207 @@ class SearchStage:
 
     In a weight step the policy takes no gradient; in a policy step the weights take none, so that Choices can use dot
     products (:mod:`onnxmtl.lowering.mixing`). Policy steps use the part of the training data held out for them.
-    Where nothing is to be decided (one task, or all sites forced to be shared) policy steps do nothing.
+    Where nothing is to be decided (one task, or all sites forced to be shared) policy steps do nothing. Sites that do
+    not decide yet run as in a hard draw: option 0, once for all tasks that come there with the same value.
+
+    Args:
+        module: The supermodel, changed in place.
+        table: Its sites.
+        recipe: For the regularizers.
+        stage: What to do.
+        setting: Data, seed, device.
+        steps: How many steps the stage has.
+        limits: The run's budget; costs beyond it are paid for in policy steps if the recipe has the regularizer
+            ``budget``.
+        weighting: How the tasks' losses are weighed.
     """
 
     def __init__(
-        self, module: LoweredModule, table: SiteTable, recipe: Recipe, stage: Stage, setting: Setting, steps: int
+        self,
+        module: LoweredModule,
+        table: SiteTable,
+        recipe: Recipe,
+        stage: Stage,
+        setting: Setting,
+        steps: int,
+        limits: Sequence[Absolute] = (),
+        weighting: WeightingSpec | str | None = None,
     ) -> None:
-        self.module, self.table, self.stage, self.setting, self.steps = module, table, stage, setting, steps
-        self.objective = Objective(setting.tasks)
-        self.regularizers = [(weight, name, regularizer(name, table)) for name, weight in recipe.regularizers.items()]
+        self.module, self.table, self.recipe, self.stage = module, table, recipe, stage
+        self.setting, self.steps = setting, steps
+        self.losses = Losses(module, setting, weighting)
+        weights_of = dict(recipe.regularizers)
+        options = {name: dict(settings) for name, settings in recipe.regularizer_options.items()}
+        if "budget" in weights_of:
+            options["budget"] = {**options.get("budget", {}), "limits": tuple(limits)}
+        self.regularizers = [
+            (weight, name, regularizer(name, table, options.get(name))) for name, weight in weights_of.items()
+        ]
         policy = module.parameters_with(Role.LOGITS)
         self.logits = list(policy.values())
-        others = {name: p for name, p in module.parameters_with().items() if name not in policy}
+        added = self.losses.weighting.parameters()
+        others = {name: p for name, p in module.parameters_with().items() if name not in policy} | added
         self.weights = list(others.values())
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         if stage.weights is not None:
-            self.optimizers["weights"] = build_optimizer(stage.weights, others)
+            heads = module.parameters_with(Role.HEAD)
+            self.optimizers["weights"] = build_optimizer(stage.weights, others, heads=heads, undecayed=added)
         if stage.policy is not None and policy:
             self.optimizers["policy"] = build_optimizer(stage.policy, policy)
         train = setting.data.train
         self.data = {"weights": train, "policy": train}
-        if stage.weights is not None and stage.policy is not None and stage.holdout > 0:
+        if stage.alternates and stage.holdout > 0:
             kept, held = split(train, 1.0 - stage.holdout, setting.seed)
             self.data = {"weights": kept, "policy": held}
+        epochs = (setting.epoch(self.data["policy"]), setting.epoch(self.data["weights"]))
+        self.schedule = stage.schedule(steps, epochs)
+        known = policy and len(table.tasks) <= MAX_TASKS
+        self.best = (
+            BestPolicy(module, setting, setting.held(stage.holdout)) if stage.keep == "best" and policy else None
+        )
+        self._cost = (ExpectedCost(table), separate_multiply_adds(table)) if known else None
 
-    def run(self, checkpoints: Checkpoints | None = None, listener: Listener | None = None) -> None:
-        """Train in place; the module is left in evaluation mode with all gradients switched on."""
+    def run(self, checkpoints: Checkpoints | None = None, listener: Listener | None = None) -> History:
+        """Train in place; the module is left in evaluation mode with all gradients switched on.
+
+        Returns:
+            Losses, regularizers, temperature, learning rates and expected cost over the steps.
+        """
         self.module.train()
         try:
-            fit(self.module, self.optimizers, self.step, self.steps, checkpoints=checkpoints,
-                every=self.setting.checkpoint_every, listener=listener)  # fmt: skip
+            history = fit(self.module, self.optimizers, self.step, self.steps, checkpoints=checkpoints,
+                          every=self.setting.checkpoint_every, listener=listener, also=self)  # fmt: skip
+            if self.best is not None:
+                self.best.restore()
+            self._settle()
+            return history
         finally:
             for parameter in (*self.weights, *self.logits):
                 parameter.requires_grad_(True)
             self.module.eval()
 
+    def _settle(self) -> None:
+        """Sites that never came to decide took option 0 for sure all the time: after the search the policy says so."""
+        last = next((n for n in reversed(range(self.steps)) if self.schedule.is_policy(n)), None)
+        searching = [stage.name for stage in self.recipe.stages if stage.policy is not None]
+        if self.stage.curriculum is None or last is None or searching[-1:] not in ([], [self.stage.name]):
+            return
+        deciding = set(self.active(last))
+        with torch.no_grad():
+            for site in self.table.sites:
+                for task in self.table.tasks_at(site) if site.index not in deciding else ():
+                    logits = self.module.weight(self.module.logits[site.id, task])
+                    logits[0] = logits.max() + CERTAIN
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What later steps depend on besides the module and the optimizers."""
+        best = {} if self.best is None else self.best.state()
+        found = {f"weighting/{name}": tensor for name, tensor in self.losses.weighting.state().items()}
+        return found | {f"best/{name}": tensor for name, tensor in best.items()}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what :meth:`state` returned."""
+        parts: dict[str, dict[str, torch.Tensor]] = {"weighting": {}, "best": {}}
+        for name, tensor in state.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        self.losses.weighting.load(parts["weighting"])
+        if self.best is not None:
+            self.best.load(parts["best"])
+
     def step(self, number: int) -> Mapping[str, float]:
-        """One update; a function of the state and `number`."""
-        part = "policy" if self.stage.is_policy_step(number) else "weights"
+        """One update, or one per task; a function of the state and `number`."""
+        part = "policy" if self.schedule.is_policy(number) else "weights"
         spec = self.stage.policy if part == "policy" else self.stage.weights
         if spec is None or part not in self.optimizers:
             return {}
-        optimizer = self.optimizers[part]
-        set_lr(optimizer, spec.lr_at(number, self.steps))
+        lr = spec.lr_at(self.schedule.place(number), self.schedule.reference)
+        set_lr(self.optimizers[part], lr)
         for parameter in self.weights:
             parameter.requires_grad_(part == "weights")
         for parameter in self.logits:
             parameter.requires_grad_(part == "policy")
-        _seed_dropout(self.setting, self.stage.name, number)
+        told = {f"lr/{part}": lr}
+        if self.stage.relaxation in ("gumbel", "hard-gumbel"):
+            told["temperature"] = self.schedule.temperature_at(number)
+            if self.stage.curriculum is not None:
+                told["active"] = float(len(self.active(number)))
+        if self.stage.sequential:
+            for task in self.setting.tasks.names:
+                told |= self._update(number, part, task)
+        else:
+            told |= self._update(number, part)
+        if self.best is not None and self.schedule.judged_after(number, len(self.table.sites)):
+            told |= self.best.judge()
+        return told
+
+    def _update(self, number: int, part: str, task: str = "") -> dict[str, float]:
+        """One update for all tasks, or for one of them on images of its own."""
+        setting = self.setting.alone(task) if task else self.setting
+        stream = f"{self.stage.name}/{part}" + (f"/{task}" if task else "")
+        optimizer = self.optimizers[part]
+        seed_dropout(setting, stream, number)
         draw = self.draw(number, part)
-        batch = self.setting.batch(self.data[part], f"{self.stage.name}/{part}", number)
-        losses = self.objective.losses(self.module(batch.images, draw=draw), batch)
-        total = self.objective.total(losses)
-        figures = _figures(losses, self.stage.name, number, self.steps)
-        if part == "policy" and draw.weights is not None:
-            sample = by_site(self.table, draw.weights)
-            for weight, name, function in self.regularizers:
-                value = function(sample)
-                total = total + (weight * value).to(total.dtype)
-                figures |= _figures({name: value}, self.stage.name, number, self.steps)
+        found = self.losses.of(setting.batches(self.data[part], stream, self.schedule.turn_place(number)), draw)
+        told = figures("policy" if part == "policy" else "loss", found, self.stage.name, number, self.steps)
         optimizer.zero_grad(set_to_none=True)
-        self.setting.fabric.backward(total)
+        if part == "weights":
+            told |= self.losses.backward(found, number, self.steps)
+        else:
+            total = self.losses.weighting.total(found)
+            view = self.view(number, draw, setting.tasks.names)
+            for weight, name, function in self.regularizers:
+                value = function(view)
+                total = total + together.once((weight * value).to(total.dtype))
+                told |= figures("regularizer", {name: value}, self.stage.name, number, self.steps)
+            told |= self._expected_cost(number, view)
+            if not total.requires_grad:  # no task of this update comes by a site that decides
+                return told
+            self.setting.fabric.backward(total)
+            together.sum_gradients(self.logits)
         optimizer.step()
-        return figures
+        return told
+
+    def active(self, number: int) -> tuple[int, ...]:
+        """Indices of the sites that decide in step `number`: the last ones of the table."""
+        sites = len(self.table.sites)
+        return tuple(range(sites - self.schedule.active_at(number, sites), sites))
 
     def draw(self, number: int, part: str) -> Draw:
         """What the Choices do in step `number`."""
         if self.stage.relaxation == "average":
             return average_draw(self.module)
+        if self.stage.relaxation == "shared":
+            return shared_draw(self.module)
+        draw = self._sample(number, "gumbel")
+        return harden(draw) if self.stage.relaxation == "hard-gumbel" and part == "weights" else draw
+
+    def view(self, number: int, draw: Draw, tasks: Sequence[str]) -> PolicyView:
+        """The policy as regularizers see it in step `number`, in which `tasks` learn."""
+        if self.stage.sample == "fresh":
+            draw = self._sample(number, "regularizer")
+        return PolicyView(
+            by_site(self.table, draw, tasks), logits_by_site(self.table, self.module, tasks), self.active(number)
+        )
+
+    def _sample(self, number: int, stream: str) -> Draw:
         weights = gumbel_weights(
             self.module,
-            self.stage.temperature.at(number, self.steps),
+            self.schedule.temperature_at(number),
             seed=self.setting.seed,
             stage=self.stage.name,
             step=number,
+            stream=stream,
         )
-        if self.stage.relaxation == "hard-gumbel" and part == "weights":
-            return harden(weights)
-        return Draw(weights=weights)
+        deciding = set(self.active(number))
+        return decided(weights, {site.id for site in self.table.sites if site.index not in deciding})
 
-
-def _figures(losses: Mapping[str, torch.Tensor], stage: str, step: int, steps: int) -> dict[str, float]:
-    """The losses as numbers. A step that would spoil the weights is never taken.
-
-    Raises:
-        RunError: One is not finite.
-    """
-    found = {name: float(loss.detach()) for name, loss in losses.items()}
-    for name, value in found.items():
-        if not math.isfinite(value):
-            msg = (
-                f"{stage}, step {step + 1} of {steps}: the loss of {name!r} is {value}, the training diverged; "
-                "look for extreme values in its labels, lower its weight in the task file, or take a larger batch"
-            )
-            raise RunError(msg)
-    return found
-
-
-def _seed_dropout(setting: Setting, stage: str, step: int) -> None:
-    torch.manual_seed(derive_seed(setting.seed, stage, step, "dropout"))
+    def _expected_cost(self, number: int, view: PolicyView) -> dict[str, float]:
+        """The expected multiply-adds of the policy as a share of separate models', now and then."""
+        turns = self.schedule.turns
+        every = max(1, round(turns.policy_steps(self.steps)) // _COSTS)
+        if self._cost is None or round(turns.policy_steps(number)) % every:
+            return {}
+        cost, separate = self._cost
+        with torch.no_grad():
+            return {"cost": float(cost.multiply_adds(view.probabilities, like=view.zero())) / separate}

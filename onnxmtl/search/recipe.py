@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from onnxmtl.errors import RunError
+from onnxmtl.kinds import TaskSet
+from onnxmtl.search.schedule import Curriculum, Schedule, Temperature, Turns
 from onnxmtl.train.optimizers import OptimizerSpec
 
 # Phases of a run that are no stages: a stage may not take their names.
-_PHASES = re.compile(r"import|all-shared|separate(-[0-9]+)?|decode|emit")
+_PHASES = re.compile(r"import|all-shared|separate(-[0-9]+)?|single-task(-[0-9]+)?|hard-sharing|random.*|decode|emit")
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
-Relaxation = Literal["average", "gumbel", "hard-gumbel", "selected"]
+_ANNEALED = Temperature()
 
-
-@dataclasses.dataclass(frozen=True)
-class Temperature:
-    """Temperature of the Gumbel softmax over one stage.
-
-    Attributes:
-        start: At the first step.
-        end: At the last step.
-        shape: ``exponential`` (equal ratios) or ``linear`` (equal differences).
-    """
-
-    start: float = 5.0
-    end: float = 0.1
-    shape: Literal["exponential", "linear"] = "exponential"
-
-    def at(self, step: int, steps: int) -> float:
-        """Temperature of step `step` (from 0) of `steps`."""
-        share = step / (steps - 1) if steps > 1 else 1.0
-        if self.shape == "linear":
-            return self.start + (self.end - self.start) * share
-        return self.start * math.exp(math.log(self.end / self.start) * share)
+Relaxation = Literal["average", "shared", "gumbel", "hard-gumbel", "selected"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +28,24 @@ class Stage:
     Attributes:
         name: Used for phases, seeds and progress; unique in the recipe.
         share: Share of the run's steps it takes.
-        relaxation: What Choices do: ``average`` (all options weigh the same), ``gumbel`` (a soft sample of the
-            policy), ``hard-gumbel`` (a sample; one option runs, for weight steps only), or ``selected``: the stage
-            trains the selected model, after decoding.
+        relaxation: What Choices do: ``average`` (all options weigh the same), ``shared`` (option 0 everywhere, the one
+            trunk runs once), ``gumbel`` (a soft sample of the policy), ``hard-gumbel`` (a sample; one option runs, for
+            weight steps only), or ``selected``: the stage trains the selected model, after decoding.
         weights: How weights are trained; None: they are not.
         policy: How the policy is trained; None: it is not.
         alternate: (policy steps, weight steps) of one cycle, if both are trained.
         temperature: Of the Gumbel softmax.
         holdout: Share of the training data kept for policy steps, where both are trained.
         fresh: Start from the weights before the search (``selected`` only), as AutoMTL's post-training does.
+        unit: Of `alternate`: ``step``, or ``epoch``: as many steps as go once through the data of that part.
+        first: Who begins a cycle.
+        curriculum: Which sites decide; None: all of them from the start.
+        sequential: One update per task on images of its own, as AutoMTL's code does; else one update for all tasks.
+        sample: The sample that regularizers see: the ``same`` that the step used, or a ``fresh`` one.
+        keep: The policy that the stage ends with: its ``last`` one, or the ``best`` one on held-out data, judged
+            after turns of the policy once all sites decide (AdaShare).
+        reference: Steps that all numbers of steps in here (`alternate`, decays, the curriculum) refer to; in a run of
+            another length they are scaled. 0: they are meant as they are.
     """
 
     name: str
@@ -64,9 +54,16 @@ class Stage:
     weights: OptimizerSpec | None = None
     policy: OptimizerSpec | None = None
     alternate: tuple[int, int] = (1, 1)
-    temperature: Temperature = Temperature()
+    temperature: Temperature = _ANNEALED
     holdout: float = 0.2
     fresh: bool = False
+    unit: Literal["step", "epoch"] = "step"
+    first: Literal["policy", "weights"] = "policy"
+    curriculum: Curriculum | None = None
+    sequential: bool = False
+    sample: Literal["same", "fresh"] = "same"
+    keep: Literal["last", "best"] = "last"
+    reference: int = 0
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -84,28 +81,56 @@ class Stage:
             return "the selected model has no policy left to train" if self.policy is not None else ""
         if self.weights is None and self.policy is None:
             return "it trains neither weights nor policy"
-        if self.policy is not None and self.relaxation == "average":
-            return "an average of all options teaches the policy nothing; take the relaxation 'gumbel'"
-        if min(self.temperature.start, self.temperature.end) <= 0:
+        if self.policy is not None and self.relaxation in ("average", "shared"):
+            what = "an average of all options" if self.relaxation == "average" else "one trunk for all tasks"
+            return f"{what} teaches the policy nothing; take the relaxation 'gumbel'"
+        if min(self.temperature.start, self.temperature.end, self.temperature.ratio, self.temperature.every) <= 0:
             return "its temperatures must be more than 0"
         if min(self.alternate) < 1 or not 0 <= self.holdout < 1:
             return "it needs one policy step and one weight step or more in turn, and a holdout from 0 to below 1"
+        if self.unit == "epoch" and self.holdout == 0:
+            return "turns of whole epochs need a holdout: policy and weights go through data of their own"
+        if self.curriculum is not None and self.curriculum.speed <= 0:
+            return f"its curriculum's speed must be more than 0, not {self.curriculum.speed}"
+        if self.keep == "best" and self.policy is None:
+            return "it keeps the best policy but trains none"
+        if self.reference < 0:
+            return f"its reference is a number of steps, not {self.reference}"
         return ""
 
-    def is_policy_step(self, step: int) -> bool:
-        """Whether step `step` updates the policy (else the weights)."""
-        if self.policy is None or self.weights is None:
-            return self.policy is not None
-        policy, weights = self.alternate
-        return step % (policy + weights) < policy
+    @property
+    def alternates(self) -> bool:
+        """Whether policy and weights are trained in turns."""
+        return self.policy is not None and self.weights is not None
 
     def steps(self, total: int) -> int:
         """Its number of steps in a run of `total` steps, at least one."""
         return max(1, round(total * self.share))
 
+    def schedule(self, steps: int, epochs: tuple[int, int] | None = None) -> Schedule:
+        """What happens when, if the stage has `steps` steps.
+
+        Args:
+            steps: Its length in this run.
+            epochs: Steps that go once through the data of (policy, weights); needed for ``unit="epoch"`` only, and
+                without it the two are taken to be in the proportion of the holdout.
+        """
+        policy, weights = self.alternate
+        if not self.alternates:
+            policy, weights = int(self.policy is not None), int(self.policy is None)
+        elif self.unit == "epoch":
+            held = round(100 * self.holdout)
+            of_policy, of_weights = epochs or (max(1, held), max(1, 100 - held))
+            policy, weights = policy * of_policy, weights * of_weights
+        published = Turns(policy, weights, self.first)
+        reference = self.reference or steps
+        turns = published.scaled(steps / reference)
+        return Schedule(steps, reference, turns, published, self.temperature, self.curriculum)
+
     def weight_steps(self, total: int) -> int:
-        """How many of them update weights."""
-        return sum(not self.is_policy_step(step) for step in range(self.steps(total)))
+        """How many of its steps update weights in a run of `total` steps."""
+        steps = self.steps(total)
+        return steps - round(self.schedule(steps).turns.policy_steps(steps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +140,21 @@ class Recipe:
     Attributes:
         name: As in ``--recipe``.
         space: Name of the space (``onnxmtl.passes.spaces.SPACES``).
-        space_options: Arguments of the space's pass.
         stages: In order; the last one may train the selected model.
         regularizers: Name -> weight, added to the loss of policy steps (``onnxmtl.search.regularizers``).
-        decoder: ``argmax``, or ``sample``: several architectures are drawn and the best on validation data is taken.
+        space_options: Arguments of the space's pass.
+        decoder: ``argmax``, or ``sample``: several architectures are drawn and the best on held-out data is taken.
         samples: How many the decoder draws.
+        variant: ``""`` is onnxmtl's own way, ``paper`` and ``released`` follow the paper and its authors' code.
+        regularizer_options: Name -> settings of that regularizer, e.g. ``{"sharing": {"scale": 6.0}}``.
+        with_argmax: Whether the most probable architecture is a candidate beside the samples.
+        shared_prefix: The first so many sites are forced to option 0 when architectures are drawn.
+        preset: Name of the preset that was applied, or "".
+        steps: Steps of a whole run; 0: the run's own number.
+        batch_size: Images per step; 0: the run's own.
+        crop: Height and width of training crops; 0: the data set's own.
+        classes: Classes of the segmentation the preset is for; 0: the data set's.
+        loss_weights: Kind of task -> weight of its loss; kinds that are not in it keep the run's.
     """
 
     name: str
@@ -129,6 +164,16 @@ class Recipe:
     space_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     decoder: Literal["argmax", "sample"] = "argmax"
     samples: int = 4
+    variant: str = ""
+    regularizer_options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    with_argmax: bool = False
+    shared_prefix: int = 0
+    preset: str = ""
+    steps: int = 0
+    batch_size: int = 0
+    crop: int = 0
+    classes: int = 0
+    loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -140,9 +185,19 @@ class Recipe:
             raise RunError(msg)
 
     @property
+    def title(self) -> str:
+        """Name and variant, as people say it."""
+        return f"{self.name} ({self.variant})" if self.variant else self.name
+
+    @property
     def search_stages(self) -> tuple[Stage, ...]:
         """The stages that train the supermodel."""
         return tuple(stage for stage in self.stages if stage.relaxation != "selected")
+
+    @property
+    def holdout(self) -> float:
+        """Share of the training data that policies learn from; candidates are judged on it."""
+        return next((s.holdout for s in reversed(self.search_stages) if s.alternates and s.holdout), 0.2)
 
     @property
     def final_stage(self) -> Stage | None:
@@ -167,6 +222,17 @@ class Recipe:
         stages = (final,) if final is not None and final.fresh else self.stages
         return sum(stage.weight_steps(total) for stage in stages)
 
+    def weighted(self, tasks: TaskSet) -> TaskSet:
+        """The tasks with the recipe's loss weights, where the user gave none (the kind's default stands)."""
+        return TaskSet(
+            tuple(
+                task.replace(weight=self.loss_weights[task.kind])
+                if task.kind in self.loss_weights and task.weight == task.spec.weight
+                else task
+                for task in tasks
+            )
+        )
+
     def describe(self) -> dict[str, Any]:
         """The recipe as JSON values: part of a run's configuration."""
         return dataclasses.asdict(self)
@@ -174,29 +240,54 @@ class Recipe:
 
 RecipeFactory = Callable[[], Recipe]
 RECIPES: dict[str, RecipeFactory] = {}
+"""``name`` or ``name/variant`` -> factory."""
+
+
+def _key(name: str, variant: str) -> str:
+    return f"{name}/{variant}" if variant else name
 
 
 def register_recipe(factory: RecipeFactory) -> RecipeFactory:
-    """Decorator: make a recipe available by the name it carries.
+    """Decorator: make a recipe available by the name and the variant it carries.
 
     Raises:
         RunError: The name is taken.
     """
-    name = factory().name
-    if name in RECIPES:
-        msg = f"recipe {name!r} is registered already"
+    recipe = factory()
+    if _key(recipe.name, recipe.variant) in RECIPES:
+        msg = f"recipe {recipe.title!r} is registered already"
         raise RunError(msg)
-    RECIPES[name] = factory
+    RECIPES[_key(recipe.name, recipe.variant)] = factory
     return factory
 
 
-def recipe_named(name: str) -> Recipe:
-    """The recipe called `name`.
+def recipe_names() -> tuple[str, ...]:
+    """The names of all recipes."""
+    return tuple(sorted({key.partition("/")[0] for key in RECIPES}))
+
+
+def variants_of(name: str) -> tuple[str, ...]:
+    """The variants of a recipe besides its default."""
+    return tuple(sorted(key.partition("/")[2] for key in RECIPES if key.startswith(f"{name}/")))
+
+
+def recipe_named(name: str, variant: str = "", preset: str = "") -> Recipe:
+    """The recipe called `name`, in one of its variants, with the numbers of a preset.
 
     Raises:
-        RunError: There is none; the message lists those there are.
+        RunError: There is none of that name, variant or preset; the message lists those there are.
     """
-    if name not in RECIPES:
-        msg = f"unknown recipe {name!r}; there are: {', '.join(sorted(RECIPES))}"
+    from onnxmtl.search.presets import apply_preset, preset_named  # presets are made of stages
+
+    if name not in recipe_names():
+        base, _, rest = name.rpartition("-")
+        hint = f"; say recipe {base!r} and variant {rest!r}" if rest and rest in variants_of(base) else ""
+        msg = f"unknown recipe {name!r}; there are: {', '.join(recipe_names())}{hint}"
         raise RunError(msg)
-    return RECIPES[name]()
+    if _key(name, variant) not in RECIPES:
+        known = variants_of(name)
+        has = f"its variants: {', '.join(known)}" if known else "it has none"
+        msg = f"recipe {name!r} has no variant {variant!r}; {has}"
+        raise RunError(msg)
+    recipe = RECIPES[_key(name, variant)]()
+    return apply_preset(recipe, preset_named(recipe, preset)) if preset else recipe

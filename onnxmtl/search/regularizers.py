@@ -1,29 +1,76 @@
-"""What is added to the task losses in policy steps. Regularizers see the table of sites and one sample, never nodes."""
+"""What is added to the task losses in policy steps. Regularizers see the table of sites and the policy, never nodes.
+
+Everything is in float64, a sum over sites and tasks of scalars, and holds in every space whose options it names. Of
+one loss the papers and their codes have different forms; each is an option, and its docstring says which.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from onnxmtl.analysis.table import SiteTable
+from onnxmtl.analysis.table import Site, SiteTable
 from onnxmtl.cost.expected import ExpectedCost
 from onnxmtl.errors import RunError
-
-Regularizer = Callable[[Sequence[torch.Tensor]], torch.Tensor]
-REGULARIZERS: dict[str, Callable[[SiteTable], Regularizer]] = {}
+from onnxmtl.policy.budget import Absolute
 
 
-def register_regularizer(
-    name: str,
-) -> Callable[[Callable[[SiteTable], Regularizer]], Callable[[SiteTable], Regularizer]]:
-    """Decorator: make a regularizer available to recipes. It gets the table once, then a sample per step.
+@dataclasses.dataclass(frozen=True, eq=False)
+class PolicyView:
+    """The policy in one step. Tensors are float64, one [tasks, options] per site, in the table's order.
 
-    A sample is a list with one tensor [tasks, options] per site.
+    Attributes:
+        sample: The step's soft sample, or a fresh one, as the stage says; differentiable. Where a task takes an option
+            for sure (it is not there, or the site does not decide yet) it is a constant one-hot row.
+        logits: Of all sites, those that do not decide yet included; zeros for tasks that are not there.
+        active: Indices of the sites that decide, ascending.
+
+    Where tasks take steps in turn the rows of the others are constants, so that a regularizer, which is always that of
+    all tasks, gives the task whose turn it is its own part of the gradient.
     """
 
-    def register(factory: Callable[[SiteTable], Regularizer]) -> Callable[[SiteTable], Regularizer]:
+    sample: Sequence[torch.Tensor]
+    logits: Sequence[torch.Tensor]
+    active: tuple[int, ...]
+
+    @functools.cached_property
+    def probabilities(self) -> tuple[torch.Tensor, ...]:
+        """softmax(logits); a constant one-hot row for option 0 at sites that do not decide yet."""
+        deciding = set(self.active)
+        found = []
+        for index, logits in enumerate(self.logits):
+            p = torch.softmax(logits, -1)
+            if index not in deciding:
+                p = functional.one_hot(torch.zeros(len(p), dtype=torch.long, device=p.device), p.shape[1]).to(p)
+            found.append(p)
+        return tuple(found)
+
+    def zero(self) -> torch.Tensor:
+        """A scalar to add to."""
+        return torch.zeros((), dtype=torch.float64, device=self.logits[0].device if self.logits else None)
+
+
+Regularizer = Callable[[PolicyView], torch.Tensor]
+RegularizerFactory = Callable[..., Regularizer]
+REGULARIZERS: dict[str, RegularizerFactory] = {}
+
+
+def register_regularizer(name: str) -> Callable[[RegularizerFactory], RegularizerFactory]:
+    """Decorator: make a regularizer available to recipes.
+
+    The factory gets the table, and the recipe's settings by name, once; what it returns gets a :class:`PolicyView` per
+    step and returns a scalar.
+
+    Raises:
+        RunError: The name is taken.
+    """
+
+    def register(factory: RegularizerFactory) -> RegularizerFactory:
         if name in REGULARIZERS:
             msg = f"regularizer {name!r} is registered already"
             raise RunError(msg)
@@ -33,45 +80,124 @@ def register_regularizer(
     return register
 
 
-def regularizer(name: str, table: SiteTable) -> Regularizer:
+def regularizer(name: str, table: SiteTable, settings: Mapping[str, Any] | None = None) -> Regularizer:
     """The regularizer called `name`, for `table`.
 
     Raises:
-        RunError: There is none of that name.
+        RunError: There is none of that name, or it does not take the settings.
     """
     if name not in REGULARIZERS:
         msg = f"unknown regularizer {name!r}; there are: {', '.join(sorted(REGULARIZERS))}"
         raise RunError(msg)
-    return REGULARIZERS[name](table)
+    try:
+        return REGULARIZERS[name](table, **(settings or {}))
+    except TypeError as error:
+        msg = f"regularizer {name!r} does not take the settings {dict(settings or {})}: {error}"
+        raise RunError(msg) from error
+
+
+# AutoMTL
 
 
 @register_regularizer("sharing")
-def sharing(table: SiteTable) -> Regularizer:
-    """AutoMTL Eq. 3: Σ_tasks Σ_sites (L−l)/L · Σ_{o ≠ shared} softplus(P(o) − P(shared)).
+def sharing(table: SiteTable, scale: float = 1.0) -> Regularizer:
+    """AutoMTL Eq. 3: Σ_tasks Σ_sites (L−l)/L · Σ_{o ≠ shared} softplus(scale · (P'(o) − P'(shared))).
 
-    l counts a site's depth from 1, so the deepest sites weigh nothing. The shared option is the first one.
+    l counts a site's depth from 1, so the deepest sites weigh nothing. The shared option is the first one. P' is the
+    Gumbel-softmax sample. The paper has no scale; the code's policy steps have 6, on a fresh sample.
     """
     depth = table.depth
     factors = [(depth - site.depth - 1) / depth for site in table.sites]
 
-    def value(sample: Sequence[torch.Tensor]) -> torch.Tensor:
-        total = torch.zeros((), dtype=torch.float64, device=sample[0].device if sample else None)
-        for site, factor, p in zip(table.sites, factors, sample, strict=True):
-            rows = p[list(site.tasks)] if site.tasks else p
-            total = total + factor * functional.softplus(rows[:, 1:] - rows[:, :1]).sum()
+    def value(view: PolicyView) -> torch.Tensor:
+        total = view.zero()
+        for site, factor, p in zip(table.sites, factors, view.sample, strict=True):
+            rows = p[_rows(site, table)]
+            total = total + factor * functional.softplus(scale * (rows[:, 1:] - rows[:, :1])).sum()
         return total
 
     return value
+
+
+# AdaShare
+
+
+@register_regularizer("sparsity")
+def sparsity(table: SiteTable, form: str = "released") -> Regularizer:
+    """AdaShare's pull towards skipped blocks, over the sites that decide.
+
+    ``released``: Σ_tasks of the mean over sites of −log P(skip), a cross-entropy towards skipping. ``paper``, Eq. 5:
+    Σ_tasks Σ_sites log α with α = P(execute) = 1 − P(skip), which has no lower bound. Sites without a skip are left
+    out.
+
+    Raises:
+        RunError: Another form, or no site has an option ``skip``.
+    """
+    _check_form("sparsity", form)
+    skips = {site.index: site.option_index("skip") for site in table.sites if "skip" in site.option_names}
+    if table.sites and not skips:
+        msg = "the regularizer 'sparsity' is about skipped sites, and no site of this space offers 'skip'"
+        raise RunError(msg)
+
+    def value(view: PolicyView) -> torch.Tensor:
+        total = view.zero()
+        terms: dict[int, list[torch.Tensor]] = {}
+        for index in view.active:
+            if index in skips:
+                logits = view.logits[index]
+                if form == "released":
+                    term = -functional.log_softmax(logits, -1)[:, skips[index]]
+                else:
+                    others = [o for o in range(logits.shape[1]) if o != skips[index]]
+                    term = torch.logsumexp(logits[:, others], -1) - torch.logsumexp(logits, -1)
+                for task in _rows(table.sites[index], table):
+                    terms.setdefault(task, []).append(term[task])
+        for task in sorted(terms):
+            of_task = torch.stack(terms[task])
+            total = total + (of_task.mean() if form == "released" else of_task.sum())
+        return total
+
+    return value
+
+
+@register_regularizer("adashare_sharing")
+def adashare_sharing(table: SiteTable, form: str = "paper") -> Regularizer:
+    """AdaShare's pull towards equal choices of any two tasks, by the first option (execute).
+
+    ``paper``, Eq. 6: Σ_{k1,k2} Σ_l (L−l)/L · |α_{l,k1} − α_{l,k2}|, ordered pairs, α = P(execute), l from 1: bottom
+    blocks weigh most. ``released``: Σ_{i≤j} Σ_l (l+1)/L · |z_{i,l} − z_{j,l}|, z the raw logits of execute, l from 0,
+    over all blocks whether they decide yet or not: top blocks weigh most. The published λ belong to the latter.
+
+    Raises:
+        RunError: Another form.
+    """
+    _check_form("adashare_sharing", form)
+    depth = table.depth
+    paper = form == "paper"
+    factors = [(depth - site.depth - 1) / depth if paper else (site.depth + 1) / depth for site in table.sites]
+
+    def value(view: PolicyView) -> torch.Tensor:
+        total = view.zero()
+        for site, factor, row in zip(table.sites, factors, view.probabilities if paper else view.logits, strict=True):
+            alpha = row[_rows(site, table), 0]
+            distances = (alpha[:, None] - alpha[None, :]).abs().sum()  # every pair twice
+            total = total + factor * (distances if paper else distances / 2)
+        return total
+
+    return value
+
+
+# Costs
 
 
 @register_regularizer("multiply_adds")
 def multiply_adds(table: SiteTable) -> Regularizer:
     """Expected multiply-adds, as a share of what separate models execute; exact, rewards common prefixes."""
     cost = ExpectedCost(table)
-    separate = _separate(table)
+    separate = separate_multiply_adds(table)
 
-    def value(sample: Sequence[torch.Tensor]) -> torch.Tensor:
-        result: torch.Tensor = cost.multiply_adds(sample) / separate
+    def value(view: PolicyView) -> torch.Tensor:
+        result: torch.Tensor = cost.multiply_adds(view.sample, like=view.zero()) / separate
         return result
 
     return value
@@ -83,13 +209,55 @@ def parameters(table: SiteTable) -> Regularizer:
     cost = ExpectedCost(table)
     whole = float(sum(item.size for item in table.weight_items)) or 1.0
 
-    def value(sample: Sequence[torch.Tensor]) -> torch.Tensor:
-        result: torch.Tensor = cost.parameters(sample) / whole
+    def value(view: PolicyView) -> torch.Tensor:
+        result: torch.Tensor = cost.parameters(view.sample, like=view.zero()) / whole
         return result
 
     return value
 
 
-def _separate(table: SiteTable) -> float:
+@register_regularizer("budget")
+def budget(table: SiteTable, limits: Sequence[Absolute] = ()) -> Regularizer:
+    """Σ over the run's limits of max(0, E[cost] / limit − 1), the exact expected cost under the policy.
+
+    Nothing is paid within the budget. Latency, which cannot be computed from the table, is left to the decoder.
+    """
+    costs = {False: ExpectedCost(table)}
+    if any(limit.trunk for limit in limits):
+        costs[True] = ExpectedCost(trunk_of(table))
+
+    def value(view: PolicyView) -> torch.Tensor:
+        total = view.zero()
+        for limit in limits:
+            if limit.quantity != "latency":
+                of = costs[limit.trunk]
+                expected = of.parameters if limit.quantity == "parameters" else of.multiply_adds
+                total = total + torch.relu(expected(view.probabilities, like=view.zero()) / limit.bound - 1.0)
+        return total
+
+    return value
+
+
+def separate_multiply_adds(table: SiteTable) -> float:
     """Multiply-adds of one model per task, each with option 0 (the user's operator) at every site."""
     return float(sum(item.cost * len(item.tasks) for item in table.cost_items if item.option in (None, 0))) or 1.0
+
+
+def trunk_of(table: SiteTable) -> SiteTable:
+    """The table without the heads' costs."""
+    return dataclasses.replace(
+        table,
+        cost_items=tuple(item for item in table.cost_items if not item.head),
+        weight_items=tuple(item for item in table.weight_items if not item.head),
+    )
+
+
+def _rows(site: Site, table: SiteTable) -> list[int]:
+    """The tasks that pass through the site."""
+    return list(site.tasks or range(len(table.tasks)))
+
+
+def _check_form(name: str, form: str) -> None:
+    if form not in ("paper", "released"):
+        msg = f"regularizer {name!r} has the forms 'paper' and 'released', not {form!r}"
+        raise RunError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -21,11 +21,16 @@ def average_draw(module: LoweredModule) -> Draw:
     )
 
 
+def shared_draw(module: LoweredModule) -> Draw:
+    """Option 0 everywhere: one trunk for all tasks, which runs once (AdaShare's warm-up)."""
+    return Draw(options=dict.fromkeys(module.logits, 0))
+
+
 def gumbel_weights(
-    module: LoweredModule, temperature: float, *, seed: int, stage: str, step: int
+    module: LoweredModule, temperature: float, *, seed: int, stage: str, step: int, stream: str = "gumbel"
 ) -> dict[SiteTask, torch.Tensor]:
     """softmax((logits + g) / τ) with g ~ Gumbel(0, 1), one sample per (site, task); differentiable in the logits."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, stage, step, "gumbel"))
+    generator = torch.Generator().manual_seed(derive_seed(seed, stage, step, stream))
     keys = sorted(module.logits)
     width = max((len(module.options[key]) for key in keys), default=0)
     exponential = torch.empty(len(keys), width, dtype=torch.float64).exponential_(generator=generator)
@@ -38,17 +43,63 @@ def gumbel_weights(
     return weights
 
 
-def harden(weights: Mapping[SiteTask, torch.Tensor]) -> Draw:
+def decided(weights: Mapping[SiteTask, torch.Tensor], sites: Collection[str]) -> Draw:
+    """The sample, but option 0 for sure at `sites`."""
+    if not sites:
+        return Draw(weights=weights)
+    return Draw(
+        weights={key: p for key, p in weights.items() if key[0] not in sites},
+        options={key: 0 for key in weights if key[0] in sites},
+    )
+
+
+def harden(draw: Draw | Mapping[SiteTask, torch.Tensor]) -> Draw:
     """The option with the largest weight at each (site, task); carries no gradient."""
-    return Draw(options={key: int(p.argmax()) for key, p in weights.items()})
+    soft = draw if isinstance(draw, Mapping) else draw.weights or {}
+    fixed = {} if isinstance(draw, Mapping) else draw.options or {}
+    return Draw(options={**fixed, **{key: int(p.argmax()) for key, p in soft.items()}})
 
 
-def by_site(table: SiteTable, weights: Mapping[SiteTask, torch.Tensor]) -> list[torch.Tensor]:
-    """The sample as regularizers want it: per site [tasks, options] in float64; absent tasks take option 0."""
+def by_site(
+    table: SiteTable, draw: Draw | Mapping[SiteTask, torch.Tensor], learning: Collection[str] | None = None
+) -> list[torch.Tensor]:
+    """The sample as regularizers want it: per site [tasks, options] in float64; absent tasks take option 0.
+
+    Only the rows of tasks in `learning` carry a gradient (default: all).
+    """
+    soft = draw if isinstance(draw, Mapping) else draw.weights or {}
+    hard = {} if isinstance(draw, Mapping) else draw.options or {}
+    device = next((p.device for p in soft.values()), None)
     rows = []
     for site in table.sites:
-        some = next(weights[site.id, task] for task in table.tasks if (site.id, task) in weights)
-        absent = torch.zeros_like(some).detach()
-        absent[0] = 1.0
-        rows.append(torch.stack([weights.get((site.id, task), absent) for task in table.tasks]).double())
+        constant = torch.eye(len(site.options), dtype=torch.float64, device=device)
+        of_tasks = []
+        for task in table.tasks:
+            p = soft.get((site.id, task))
+            row = constant[hard.get((site.id, task), 0)] if p is None else p.double()
+            of_tasks.append(row if learning is None or task in learning else row.detach())
+        rows.append(torch.stack(of_tasks))
+    return rows
+
+
+def logits_by_site(
+    table: SiteTable, module: LoweredModule, learning: Collection[str] | None = None
+) -> list[torch.Tensor]:
+    """The logits as regularizers want them: per site [tasks, options] in float64; zeros for absent tasks.
+
+    Only the rows of tasks in `learning` carry a gradient (default: all).
+    """
+    rows = []
+    for site in table.sites:
+        there = {task: module.weight(module.logits[site.id, task]) for task in table.tasks_at(site)}
+        blank = torch.zeros(len(site.options), dtype=torch.float64, device=next(iter(there.values())).device)
+        of_tasks = [there[task].double() if task in there else blank for task in table.tasks]
+        rows.append(
+            torch.stack(
+                [
+                    row if learning is None or task in learning else row.detach()
+                    for task, row in zip(table.tasks, of_tasks, strict=True)
+                ]
+            )
+        )
     return rows

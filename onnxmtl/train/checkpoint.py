@@ -18,6 +18,7 @@ from onnxmtl.lowering import LoweredModule
 from onnxmtl.runs import read_json, write_json
 
 _WEIGHTS, _OPTIMIZERS, _META = "weights.safetensors", "optimizers.safetensors", "state.json"
+_EXTRA = "extra.safetensors"
 
 
 def save_weights(path: Path, module: LoweredModule) -> None:
@@ -58,9 +59,21 @@ def load_weights(path: Path, module: LoweredModule) -> None:
 
 
 def save_state(
-    folder: Path, module: LoweredModule, optimizers: Mapping[str, torch.optim.Optimizer], meta: Mapping[str, Any]
+    folder: Path,
+    module: LoweredModule,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    meta: Mapping[str, Any],
+    extra: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the whole state of a training into an existing, empty folder."""
+    """Write the whole state of a training into an existing, empty folder.
+
+    Args:
+        folder: Where to.
+        module: Its weights and statistics are written.
+        optimizers: By name.
+        meta: JSON values.
+        extra: Further tensors, see :func:`load_extra`.
+    """
     save_weights(folder / _WEIGHTS, module)
     tensors: dict[str, torch.Tensor] = {}
     for name, optimizer in optimizers.items():
@@ -69,6 +82,8 @@ def save_state(
                 if value is not None:
                     tensors[f"{name}/{index}/{key}"] = torch.as_tensor(value).detach().cpu().clone()
     _write(folder / _OPTIMIZERS, tensors)
+    if extra:
+        _write(folder / _EXTRA, {name: tensor.detach().cpu().contiguous() for name, tensor in extra.items()})
     write_json(folder / _META, dict(meta))
 
 
@@ -84,3 +99,9 @@ def load_state(folder: Path, module: LoweredModule, optimizers: Mapping[str, tor
         whole["state"] = states[name]
         optimizer.load_state_dict(whole)
     return dict(read_json(folder / _META))
+
+
+def load_extra(folder: Path) -> dict[str, torch.Tensor]:
+    """The further tensors of a state; empty if it was written without."""
+    file = folder / _EXTRA
+    return dict(load_file(file)) if file.exists() else {}

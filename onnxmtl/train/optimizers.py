@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,7 +21,12 @@ class OptimizerSpec:
         betas: Adam's.
         momentum: SGD's.
         weight_decay: Added to the gradient (L2).
-        schedule: ``constant``, or ``cosine``: from `lr` down to a hundredth of it at the end of the stage.
+        schedule: ``constant``; ``cosine``: from `lr` down to a hundredth of it at the end of the stage; or ``step``:
+            times `decay` after every `every` steps.
+        decay: Factor of ``step``.
+        every: Steps between the drops of ``step``; needed for it.
+        drops: How many drops of ``step`` there are at most; 0: no end.
+        head_lr: Learning rate of the heads at the start, where it is another one; 0: `lr`.
     """
 
     name: Literal["adam", "sgd"] = "adam"
@@ -29,24 +34,59 @@ class OptimizerSpec:
     betas: tuple[float, float] = (0.5, 0.999)
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    decay: float = 0.5
+    every: int = 0
+    drops: int = 0
+    head_lr: float = 0.0
 
-    def lr_at(self, step: int, steps: int) -> float:
+    def __post_init__(self) -> None:
+        if self.schedule == "step" and self.every < 1:
+            msg = f"the schedule 'step' needs the steps between its drops, every={self.every}"
+            raise ValueError(msg)
+
+    def lr_at(self, step: float, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""
-        if self.schedule == "constant" or steps <= 1:
+        if self.schedule == "step":
+            drops = math.floor(step / self.every)
+            return self.lr * self.decay ** (min(drops, self.drops) if self.drops else drops)
+        if self.schedule != "cosine" or steps <= 1:
             return self.lr
-        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / (steps - 1))))
+        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / (steps - 1), 1.0))))
 
 
-def build_optimizer(spec: OptimizerSpec, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """An optimizer over named parameters. Parameters without a gradient in a step are left alone in it."""
-    values = list(parameters.values())
+def build_optimizer(
+    spec: OptimizerSpec,
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    heads: Collection[str] = (),
+    undecayed: Collection[str] = (),
+) -> torch.optim.Optimizer:
+    """An optimizer over named parameters. Parameters without a gradient in a step are left alone in it.
+
+    Args:
+        spec: How they are trained.
+        parameters: By name.
+        heads: Names of those that `spec.head_lr` is for.
+        undecayed: Names of those that take no weight decay (the weights of losses).
+    """
+    faster = set(heads) if spec.head_lr else set()
+    groups: list[dict[str, Any]] = []
+    for head in (False, True):
+        for decayed in (True, False):
+            values = [p for n, p in parameters.items() if (n in faster) == head and (n not in undecayed) == decayed]
+            if values or not (head or not decayed):
+                factor = spec.head_lr / spec.lr if head else 1.0
+                decay = spec.weight_decay if decayed else 0.0
+                groups.append({"params": values, "factor": factor, "lr": spec.lr * factor, "weight_decay": decay})
+    if len(groups) > 1 and not groups[0]["params"]:
+        groups.pop(0)
     if spec.name == "adam":
-        return torch.optim.Adam(values, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
-    return torch.optim.SGD(values, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+        return torch.optim.Adam(groups, lr=spec.lr, betas=spec.betas)
+    return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all groups."""
+    """Set the learning rate of all groups; that of heads keeps its proportion to the others'."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("factor", 1.0)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from onnxmtl.errors import RunError
 
+BASELINES = ("single-task", "hard-sharing", "random", "random-cost")
+DEFAULT_STEPS, DEFAULT_BATCH_SIZE = 400, 16
+
 _LOWEST = {
-    "steps": 1,
-    "batch_size": 1,
+    "steps": 0,
+    "batch_size": 0,
     "seed": 0,
     "output_stride": 0,
     "samples": 0,
+    "random_draws": 1,
+    "shared_prefix": 0,
     "recalibration": 0,
     "train_size": 0,
     "val_size": 0,
 }
+_WORDS = {"policy": ("learned", "random"), "retrain": ("", "inherit", "scratch")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +33,15 @@ class CompileConfig:
 
     Attributes:
         recipe: Name of the search recipe.
-        data: ``scenes``, or ``module:callable``.
-        steps: Steps of the whole search; the recipe's stages take shares of it.
-        batch_size: Images per step.
+        variant: Of the recipe: "" (ours), or another it has, such as ``paper`` and ``released``.
+        preset: Name of a set of the recipe's hyper-parameters for one data set, such as ``nyuv2``; "": none.
+        without: What of the recipe is left out, for ablations: ``regularizer``, ``curriculum``, ``sparsity``,
+            ``sharing``, ``cost``.
+        policy: ``learned``, or ``random``: nothing is searched, the architecture is drawn and all steps train it.
+        data: Name of a data set, ``NAME:PATH``, or ``module:callable``; ``task=…;task=…`` for one set per task.
+        data_options: Options of the data set, by name.
+        steps: Steps of the whole search; the recipe's stages take shares of it. 0: the preset's, or 400.
+        batch_size: Images per step. 0: the preset's, or 16.
         seed: Of everything random.
         features: Names of the tensors the heads may read; empty: found.
         output_stride: Turn strides into dilations down to this stride; 0: keep.
@@ -37,18 +49,31 @@ class CompileConfig:
         input_size: (height, width) of the images; (0, 0): the model's own, or the data set's.
         space: Arguments of the space's pass that replace the recipe's (skip, norm, granularity, shared_prefix).
         regularizers: Weights that replace the recipe's, by name.
-        samples: Architectures to draw from the policy, the best on validation data is taken; 0: the recipe's way.
+        weighting: How the tasks' losses are weighed: ``static``, ``uncertainty``, ``dwa``, ``gradnorm`` or
+            ``torchjd:AGGREGATOR``.
+        budget: Limits of the emitted model, such as ``params<=0.6x, madds<=12M``; "": none.
+        samples: Architectures to draw from the policy, the best on held-out data is taken; 0: the recipe's way.
+        shared_prefix: The first so many sites take their first option whatever the policy says.
+        retrain: The selected model's weights before its last stage: ``inherit`` those of the search, start from
+            ``scratch``, or "": the recipe's way.
         recalibration: Training batches that running statistics are averaged over after selection.
-        train_size: Number of training samples (``scenes`` only); 0: its default.
-        val_size: Number of validation samples (``scenes`` only); 0: its default.
-        baselines: Whether separate models and the all-shared model are trained for comparison.
+        train_size: Number of training samples; 0: the data set's default.
+        val_size: Number of validation samples; 0: the data set's default.
+        baselines: What is trained for comparison: ``single-task``, ``hard-sharing``, ``random`` (AdaShare's two kinds
+            of random policies), ``random-cost`` (random policies with the found one's multiply-adds).
+        random_draws: Random architectures of each kind.
         fold: Whether BatchNormalization is folded into convolutions in the emitted model.
     """
 
     recipe: str = "automtl"
+    variant: str = ""
+    preset: str = ""
+    without: tuple[str, ...] = ()
+    policy: Literal["learned", "random"] = "learned"
     data: str = "scenes"
-    steps: int = 400
-    batch_size: int = 16
+    data_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    steps: int = 0
+    batch_size: int = 0
     seed: int = 0
     features: tuple[str, ...] = ()
     output_stride: int = 0
@@ -56,27 +81,65 @@ class CompileConfig:
     input_size: tuple[int, int] = (0, 0)
     space: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     regularizers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    weighting: str = "static"
+    budget: str = ""
     samples: int = 0
+    shared_prefix: int = 0
+    retrain: Literal["", "inherit", "scratch"] = ""
     recalibration: int = 20
     train_size: int = 0
     val_size: int = 0
-    baselines: bool = True
+    baselines: tuple[str, ...] = ("single-task", "hard-sharing")
+    random_draws: int = 8
     fold: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("features", "without", "baselines"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, _names(_option(name), given))
+        object.__setattr__(self, "input_size", tuple(self.input_size))
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
             if value < lowest:
-                msg = f"--{name.replace('_', '-')} must be {lowest} or more, not {value}"
+                msg = f"{_option(name)} must be {lowest} or more, not {value}"
                 raise RunError(msg)
-        if self.batch_size < 2:
+        if self.batch_size == 1:
             msg = "--batch-size must be 2 or more: normalization needs statistics over several images"
             raise RunError(msg)
         for name, weight in self.regularizers.items():
             if not (math.isfinite(weight) and weight >= 0):
                 msg = f"--regularizer {name}: its weight must be a number of 0 or more, not {weight}"
                 raise RunError(msg)
+        if self.baselines == ("none",):
+            object.__setattr__(self, "baselines", ())
+        for name in self.baselines:
+            if name not in BASELINES:
+                msg = f"--baselines takes none, or names of {', '.join(BASELINES)}, not {name!r}"
+                raise RunError(msg)
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                shown = ", ".join(word for word in words if word)
+                msg = f"{_option(name)} takes {shown}, not {getattr(self, name)!r}"
+                raise RunError(msg)
 
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CompileConfig:
+        """Read what :meth:`describe` wrote, among other entries or not."""
+        return cls(**{field.name: content[field.name] for field in dataclasses.fields(cls) if field.name in content})
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _names(option: str, given: Any) -> tuple[str, ...]:
+    """A tuple of names; "a,b" is taken too."""
+    parts: Sequence[Any] = given.split(",") if isinstance(given, str) else given
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        msg = f"{option} takes names, not {given!r}"
+        raise RunError(msg)
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))

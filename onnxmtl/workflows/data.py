@@ -7,11 +7,12 @@ import onnx_ir as ir
 from onnxmtl.data import DataSource, load_data
 from onnxmtl.errors import DataError
 from onnxmtl.kinds import TaskSet
+from onnxmtl.train.objective import check_tasks
 from onnxmtl.workflows.config import CompileConfig
 
 
 def open_data(backbone: ir.Model, tasks: TaskSet, config: CompileConfig) -> tuple[DataSource, TaskSet]:
-    """Open the data set at the model's image size, and give open tasks the data set's classes.
+    """Open the data set at the model's image size, and give open tasks the data set's classes and units.
 
     Raises:
         DataError: The data set cannot be used, or its images have another size than the model takes.
@@ -22,6 +23,8 @@ def open_data(backbone: ir.Model, tasks: TaskSet, config: CompileConfig) -> tupl
         tasks,
         size=size,
         seed=config.seed,
+        channels=_channels(backbone),
+        options=config.data_options,
         train_size=config.train_size or None,
         val_size=config.val_size or None,
     )
@@ -36,7 +39,9 @@ def open_data(backbone: ir.Model, tasks: TaskSet, config: CompileConfig) -> tupl
             f"resize them, or pass --input-size {found[0]}x{found[1]}"
         )
         raise DataError(msg)
-    return data, tasks.with_classes(data.classes, data.class_names)
+    tasks = tasks.with_classes(data.classes, data.class_names, data.class_weights, data.units)
+    check_tasks(tasks)
+    return data, tasks
 
 
 def _image_size(model: ir.Model) -> tuple[int, int]:
@@ -44,3 +49,10 @@ def _image_size(model: ir.Model) -> tuple[int, int]:
     shape = model.graph.inputs[0].shape
     assert shape is not None, "a normalized backbone knows the shape of its image"
     return int(str(shape[2])), int(str(shape[3]))
+
+
+def _channels(model: ir.Model) -> int:
+    """Channels of the images; 3 where the model does not say."""
+    shape = model.graph.inputs[0].shape
+    channels = shape[1] if shape is not None and len(shape) == 4 else None
+    return channels if isinstance(channels, int) else 3

@@ -21,7 +21,7 @@ from onnx import helper
 from onnxmtl import cli
 from onnxmtl.ir import save
 
-QUICK = ("--steps", "6", "--batch-size", "2", "--train-size", "8", "--val-size", "4", "--no-baselines")
+QUICK = ("--steps", "6", "--batch-size", "2", "--train-size", "8", "--val-size", "4", "--baselines", "none")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +49,7 @@ def command(capsys, *arguments, model="net.onnx", tasks=TASKS, out="run", quick=
     given = {arguments[i] for i in range(len(arguments))}
     pairs = [word for flag, value in zip(quick[::2], quick[1::2], strict=False) if flag not in given
              for word in (flag, value)]  # fmt: skip
-    words = ["compile", str(model), "--tasks", tasks, *pairs, "--no-baselines", *map(str, arguments)]
+    words = ["compile", str(model), "--tasks", tasks, *pairs, *map(str, arguments)]
     code = cli.main([*words, "-o", str(out)] if out else words)
     printed = capsys.readouterr()
     return code, printed.out, printed.err
@@ -123,6 +123,47 @@ def test_every_option_is_taken(folder, capsys):
     assert (config["samples"], config["fold"], config["seed"], config["input_size"]) == (2, False, 3, [16, 32])
     assert (config["features"], config["batchnorm"], config["output_stride"]) == (["early"], "insert", 1)
     assert "checkpoint_every" not in config
+
+
+def test_every_other_option_is_taken(folder, capsys):
+    code, out, err = command(
+        capsys, "--json", "--recipe", "adashare", "--variant", "released", "--without", "sharing", "--without",
+        "curriculum", "--weighting", "dwa,temperature=1", "--decode-prefix", "2", "--retrain", "inherit", "--budget",
+        "params<=1x,madds<=1x", "--random-draws", "3", "--tensorboard", "events", "--baselines", "hard-sharing",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    config = json.loads((folder / "run" / "run.json").read_text())["config"]
+    assert (config["recipe"], config["variant"]) == ("adashare", "released")
+    assert config["without"] == ["sharing", "curriculum"]
+    assert (config["weighting"], config["shared_prefix"], config["retrain"]) == ("dwa,temperature=1", 2, "inherit")
+    assert (config["budget"], config["random_draws"]) == ("params<=1x,madds<=1x", 3)
+    assert config["baselines"] == ["hard-sharing"] and (config["policy"], config["preset"]) == ("learned", "")
+    assert "adashare_sharing" not in config["with_recipe"]["regularizers"]
+    assert {row["met"] for row in json.loads(out)["budget"]} == {True}
+    assert list((folder / "events").glob("*/events.out.tfevents.*"))
+
+
+def test_specialize(folder, capsys):
+    assert command(capsys, "--quiet")[0] == 0
+    code = cli.main(["specialize", "run", "--budget", "madds<=0.9x", "-o", "small", "--json"])
+    printed = capsys.readouterr()
+    assert (code, printed.err) == (0, "")
+    found = json.loads(printed.out)
+    assert found["run"] == "small" and [row["met"] for row in found["budget"]] == [True]
+    assert cli.main(["verify", "small", "--quiet"]) == 0
+    capsys.readouterr()
+    for words, code, text in (
+        (["run", "--resume"], 2, "--output"),
+        (["run", "--weights", "new"], 2, "--weights"),
+        (["gone"], 1, "error: gone is no run"),
+        (["run", "-o", "small"], 1, "small holds a run already"),
+        (["run", "--budget", "madds<=0.001x"], 1, "no architecture of the supermodel is that small"),
+    ):
+        assert cli.main(["specialize", *words]) == code
+        printed = capsys.readouterr()
+        assert text in printed.err and "Traceback" not in printed.err and printed.out == ""
+        assert code == 2 or printed.err.count("\n") == 1
+    assert not (folder / "runs").exists()
 
 
 def test_resume_of_a_finished_run_reports(folder, capsys):
@@ -231,7 +272,10 @@ def test_two_images(folder, capsys):
         ("key.toml", "unknown key 'wieght'"),
         ("top.toml", "unknown key 'x'"),
         ("feature.toml", "no feature 'nowhere'"),
-        ("head.toml", "cannot import the head"),
+        ("head.toml", "the head 'no_such_module:head': there is no module"),
+        ("loss.toml", "the loss 'math:sine': there is no 'sine' (did you mean 'sin'?) in module 'math'"),
+        ("metric.toml", "the metric 'math:sin' does not say which way is better"),
+        ("own=json:JSONDecoder", "the task kind 'json:JSONDecoder' is no onnxmtl.kinds.Kind, it is type"),
     ],
 )
 def test_tasks(folder, capsys, tasks, words):
@@ -240,6 +284,8 @@ def test_tasks(folder, capsys, tasks, words):
     (folder / "top.toml").write_text("x = 1\n")
     (folder / "feature.toml").write_text('[tasks.seg]\nkind = "depth"\nfeatures = ["nowhere"]\n')
     (folder / "head.toml").write_text('[tasks.seg]\nkind = "depth"\nhead = "no_such_module:head"\n')
+    (folder / "loss.toml").write_text('[tasks.seg]\nkind = "depth"\nloss = "math:sine"\n')
+    (folder / "metric.toml").write_text('[tasks.seg]\nkind = "depth"\nmetrics = ["abs", "math:sin"]\n')
     refused(capsys, folder, tasks=tasks, words=words)
 
 
@@ -282,7 +328,15 @@ def test_divergence(folder, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--recipe", "automlt"), "unknown recipe 'automlt'; there are: automtl"),
+        (("--recipe", "automlt"), "unknown recipe 'automlt'; there are: adashare, automtl"),
+        (("--variant", "papr"), "recipe 'automtl' has no variant 'papr'"),
+        (("--preset", "nyu"), "has no preset 'nyu'"),
+        (("--without", "curriculum"), "has no curriculum to leave out"),
+        (("--weighting", "gradnrm"), "unknown method"),
+        (("--budget", "params<=lots"), "the budget's part 'params<=lots'"),
+        (("--budget", "madds<=0.01x"), "no architecture of the supermodel is that small"),
+        (("--baselines", "separate"), "--baselines takes none, or names of"),
+        (("--data-option", "size=3"), "size"),
         (("--regularizer", "sharign=1"), "unknown regularizer 'sharign'; there are:"),
         (("--regularizer", "sharing=nan"), "sharing"),
         (("--regularizer", "sharing=-1"), "0 or more"),
@@ -315,6 +369,10 @@ def test_options(folder, capsys, options, words):
         ("--input-size", "0x0"),
         ("--input-size", "wide"),
         ("--regularizer", "sharing"),
+        ("--data-option", "nothing"),
+        ("--policy", "wild"),
+        ("--retrain", "never"),
+        ("--random-draws", "0"),
         ("--skip", "sometimes"),
         ("--norm", "both"),
         ("--no-such-option",),

@@ -123,3 +123,29 @@ def test_live_progress_on_a_terminal(terminal):
     for words in ("pre-train", "post-train", "8/8", "seg 0.125", "cost 50.0%"):
         assert words in shown
     assert "pre-train: " not in shown  # no plain lines besides
+
+
+def planned(**options):
+    with TrainingProgress(**options) as progress:
+        progress.plan(["pre-train", "policy-train"])
+        progress.note("no cache")
+        progress.stage("policy-train", total=4)
+        for step in range(1, 5):
+            progress.update(step, {"seg": 0.5})
+            progress.figures(step, {"temperature": 4.5, "loss/seg": 0.5})
+        progress.stage("unplanned", total=1)
+
+
+def test_stages_of_a_plan_are_counted(terminal):
+    _, err = terminal()
+    planned()
+    shown = err.getvalue()
+    for words in ("2/2", "policy-train", "temperature 4.5", "seg 0.5", "note: no cache", "unplanned"):
+        assert words in shown
+
+
+def test_a_plan_in_plain_lines(capsys):
+    planned(plain=True)
+    planned()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["note: no cache", "2/2 policy-train: 4 steps"] and lines[-1] == "unplanned: 1 steps"

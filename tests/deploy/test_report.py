@@ -14,7 +14,10 @@ from rich.console import Console
 from onnxmtl.cost.count import Costs
 from onnxmtl.cost.sharing import How, SharingRow, Use
 from onnxmtl.deploy.report import (
+    BudgetResult,
+    DrawResult,
     LayerRow,
+    MetricResult,
     Report,
     TaskResult,
     amount,
@@ -49,6 +52,13 @@ def report():
         command=run_command("runs/demo-1/model.onnx", "input", (1, 3, 64, 64), python="python"),
         notes=("BatchNorm was folded at export [conv9]",),
     )
+
+
+def test_a_constant_without_error_gives_no_percentage(report):
+    """Walls that all face one way: the best constant is off by 1e-15 degrees, and the share has twenty digits."""
+    task = dataclasses.replace(report.tasks[1], constant=1.9e-15, found=16.3)
+    assert metric_rows(dataclasses.replace(report, tasks=(task,)))[1][-1] == "-16.3"
+    assert metric_rows(report)[1][-1] == "0.4 (+400%)"
 
 
 def test_json_round_trip(report):
@@ -99,7 +109,7 @@ def test_sharing_rows(report):
 def test_row_of_the_analysis(report):
     uses = {"seg": Use(How.ONCE, ("depth",)), "depth": Use(How.ONCE, ("seg",))}
     row = SharingRow("conv1", "Conv", uses, (("seg", "depth"),), parameters=9408, multiply_adds=1)
-    assert LayerRow.of(row) == report.sharing[0]
+    assert LayerRow.of(row) == dataclasses.replace(report.sharing[0], multiply_adds=1)
 
 
 def test_text_has_all_of_it(report):
@@ -149,3 +159,43 @@ def test_the_interpreter_is_the_running_one(monkeypatch, tmp_path):
 )
 def test_amount(value, text):
     assert amount(value) == text
+
+
+def test_delta_budget_and_decoding(report):
+    rows = (
+        BudgetResult("params<=0.6x", "parameters", 14_400_000, 16_000_000),
+        BudgetResult("latency<=4ms", "latency", 4.0, 3.14159),
+    )
+    full = dataclasses.replace(
+        report,
+        tasks=(dataclasses.replace(report.tasks[0], delta={"found": 1.25, "shared": -2.0}), report.tasks[1]),
+        delta={"shared": -2.0, "found": 1.25, "random": math.nan},
+        budget=rows,
+        decoding="the most probable one",
+    )
+    header, seg, depth = metric_rows(full)
+    assert header[-2:] == ["Δ to separate", "better than constant by"] and (seg[-2], depth[-2]) == ("+1.2%", "–")
+    text = plain(full)
+    assert "Δ to separate models, all tasks and metrics: +1.2% (all shared -2.0%, random –)" in text
+    assert "budget params<=0.6x: parameters 16 M of at most 14.4 M, NOT MET" in text
+    assert (
+        "budget latency<=4ms: latency 3.14 ms of at most 4 ms, met" in text and "decided: the most probable one" in text
+    )
+    content = json.loads(json.dumps(full.to_json(), allow_nan=False))
+    assert [row["met"] for row in content["budget"]] == [False, True] and content["delta"]["random"] is None
+    again = Report.from_json(content)
+    assert again.budget == rows and math.isnan(again.delta["random"]) and again.tasks == full.tasks
+
+
+def test_draws_and_metrics_come_back(report):
+    draw = DrawResult(
+        "policy", {"seg": {"miou": 0.5, "other": math.nan}}, 10, 20, {"seg": 1.0}, 1.0, count=3, taken=True
+    )
+    metric = MetricResult("miou", True, {"found": 0.5, "separate": 0.25}, "degrees")
+    full = dataclasses.replace(
+        report, draws=(draw,), tasks=(dataclasses.replace(report.tasks[0], metrics=(metric,)), report.tasks[1])
+    )
+    again = Report.from_json(json.loads(json.dumps(full.to_json(), allow_nan=False)))
+    assert again.tasks == full.tasks and math.isnan(again.draws[0].metrics["seg"]["other"])
+    assert dataclasses.replace(again.draws[0], metrics={}) == dataclasses.replace(draw, metrics={})
+    assert DrawResult.from_json({**draw.to_json(), "architecture": {}, "score": 1}).count == 3

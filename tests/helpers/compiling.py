@@ -16,13 +16,14 @@ from helpers.graphs import GraphBuilder
 from onnxmtl.ir import save
 
 TASKS = "seg=segmentation,depth"
+BASELINES = ("single-task", "hard-sharing")
 QUICK: dict[str, Any] = {
     "steps": 6,
     "batch_size": 2,
     "train_size": 8,
     "val_size": 4,
     "recalibration": 2,
-    "baselines": False,
+    "baselines": (),
 }
 
 # Data as a user would write it. Names of the functions are the fault they have.
@@ -127,13 +128,17 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def _work(model: Path, out: Path, options: dict[str, Any], renames: int, errors: Any) -> None:
-    """The child: compile, or die right after so many renames (every result of a run appears by one)."""
+def _work(source: Path, out: Path, options: dict[str, Any], renames: int, cache: Path, errors: Any) -> None:
+    """The child: compile a model or specialize a run, or die right after so many renames.
+
+    Every result of a run, and of the cache, appears by a rename.
+    """
     import torch
 
-    from onnxmtl.workflows import compile
+    from onnxmtl.workflows import compile, specialize
 
     torch.set_num_threads(1)
+    os.environ["ONNXMTL_CACHE"] = str(cache)
     if renames:
         left = [renames]
 
@@ -151,23 +156,33 @@ def _work(model: Path, out: Path, options: dict[str, Any], renames: int, errors:
         Path.replace = dying(Path.replace)  # type: ignore[method-assign]
     try:
         resume = (out / "run.json").exists()
-        compile(model, TASKS, out=out, resume=resume, checkpoint_every=1, **options)
+        if (source / "run.json").exists():
+            specialize(source, out=out, resume=resume, checkpoint_every=1, **options)
+        else:
+            compile(source, TASKS, out=out, resume=resume, checkpoint_every=1, **options)
     except Exception as error:
         errors.put(f"{type(error).__name__}: {error}")
         raise
 
 
 class Children:
-    """Runs compilations in processes that can be killed, without paying for imports each time."""
+    """Runs compilations in processes that can be killed, without paying for imports each time.
+
+    The source of each is a model, or a run to specialize. Unless one is given, each run has a cache of its own, beside
+    its directory.
+    """
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["torch", "lightning_fabric", "onnxmtl.workflows", "helpers.compiling"])
         self._errors = self._context.SimpleQueue()
 
-    def start(self, model: Path, out: Path, options: dict[str, Any], renames: int = 0) -> Any:
+    def start(
+        self, model: Path, out: Path, options: dict[str, Any], renames: int = 0, cache: Path | None = None
+    ) -> Any:
         """A running child; with `renames` it kills itself after so many."""
-        child = self._context.Process(target=_work, args=(model, out, options, renames, self._errors))
+        own = cache or out.with_name(f"{out.name}-cache")
+        child = self._context.Process(target=_work, args=(model, out, options, renames, own, self._errors))
         child.start()
         return child
 

@@ -27,7 +27,7 @@ from onnxmtl.passes.finalize import finalize_passes
 from onnxmtl.passes.heads import AttachHeads
 from onnxmtl.passes.instruments import NumericGuard
 from onnxmtl.passes.pipelines import Pipeline, import_pipeline
-from onnxmtl.search import recipe, regularizers
+from onnxmtl.search import PolicyView, recipe, regularizers
 from onnxmtl.workflows import verify
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -169,7 +169,11 @@ def test_custom_regularizer(registries):
         recipe.register_recipe(module.quick)
     options = tuple(Option(name, 1, 1, 1, name == "shared", False) for name in ("shared", "own"))
     sites = tuple(Site(f"s{i}", i, i, "vcn", (f"c{i}",), options) for i in range(2))
-    value = module.geometry_together(SiteTable(("depth", "seg", "normals"), sites))
+    of_view = module.geometry_together(SiteTable(("depth", "seg", "normals"), sites))
+
+    def value(sample):
+        return of_view(PolicyView(sample=sample, logits=sample, active=(0, 1)))
+
     one, other, even = [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]
     alike, apart, half = (torch.tensor(rows) for rows in ([one, other, one], [one, one, other], [even, one, one]))
     assert float(value([alike, alike])) == 0.0
@@ -222,7 +226,7 @@ def test_edge_inference_understands_every_kind(tmp_path):
     assert any(f"room: classification, argmax, int64 [1]: {name} 100%" in done.stdout
                for name in ("gallery", "study", "playroom", "workshop"))  # fmt: skip
     pictures = {path.stem for path in tmp_path.glob("*.p?m")}
-    assert pictures == {"seg", "depth", "normals", "edges", "keypoints"}
+    assert pictures == {"seg", "depth", "normals", "edges", "objects", "keypoints"}
 
 
 def test_edge_inference_prepares_as_the_contract_says():

@@ -1,45 +1,28 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 
 import pytest
 
 from onnxmtl.errors import RunError
-from onnxmtl.search import RECIPES, Recipe, Stage, Temperature, recipe_named, register_recipe
+from onnxmtl.kinds import TaskSet
+from onnxmtl.search import (
+    PRESETS,
+    RECIPES,
+    Curriculum,
+    Recipe,
+    Stage,
+    Temperature,
+    recipe_named,
+    recipe_names,
+    register_recipe,
+    variants_of,
+)
 from onnxmtl.train.optimizers import OptimizerSpec
 
 ADAM = OptimizerSpec()
-
-
-def test_exponential_temperature_has_equal_ratios():
-    values = [Temperature(5.0, 0.1).at(step, 21) for step in range(21)]
-    assert values[0] == 5.0 and values[-1] == pytest.approx(0.1, rel=1e-12)
-    ratios = [b / a for a, b in itertools.pairwise(values)]
-    assert ratios == pytest.approx([ratios[0]] * 20, rel=1e-12)
-
-
-def test_linear_temperature_has_equal_differences():
-    values = [Temperature(5.0, 1.0, "linear").at(step, 9) for step in range(9)]
-    assert values == pytest.approx([5.0 - 0.5 * i for i in range(9)])
-
-
-def test_a_stage_of_one_step_ends_where_it_starts():
-    assert Temperature(5.0, 0.5).at(0, 1) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("alternate", "pattern"), [((1, 1), "pwpwpwpw"), ((2, 1), "ppwppwpp"), ((1, 3), "pwwwpwww")])
-def test_alternation(alternate, pattern):
-    stage = Stage("s", 1.0, "gumbel", weights=ADAM, policy=ADAM, alternate=alternate)
-    assert "".join("p" if stage.is_policy_step(i) else "w" for i in range(8)) == pattern
-    assert stage.weight_steps(8) == pattern.count("w")
-
-
-def test_what_is_trained_alone_takes_all_steps():
-    assert not any(Stage("s", 1.0, "gumbel", weights=ADAM).is_policy_step(i) for i in range(5))
-    assert all(Stage("s", 1.0, "gumbel", policy=ADAM).is_policy_step(i) for i in range(5))
 
 
 @pytest.mark.parametrize("total", [1, 2, 6, 7, 400])
@@ -54,22 +37,63 @@ def test_shares(total):
 
 
 def test_a_fresh_final_stage_counts_alone():
-    recipe = recipe_named("automtl-paper")
-    assert recipe.final_stage.fresh
-    assert recipe.weight_steps(600) == 300
+    for name in ("automtl", "adashare"):
+        recipe = recipe_named(name, "paper")
+        assert recipe.final_stage.fresh and recipe.weight_steps(600) == 300
+        assert not recipe_named(name).final_stage.fresh
+
+
+def test_the_default_adashare():
+    """Warm-up with one trunk, policy with a curriculum from the back, retraining; the best of k samples and argmax."""
+    recipe = recipe_named("adashare")
+    assert [stage.relaxation for stage in recipe.stages] == ["shared", "gumbel", "selected"]
+    warm_up, policy, _ = recipe.stages
+    assert warm_up.policy is None and policy.holdout == 0.2 and policy.curriculum is not None
+    assert set(recipe.regularizers) == {"sparsity", "adashare_sharing"} and not recipe.regularizer_options
+    assert (recipe.decoder, recipe.samples, recipe.with_argmax) == ("sample", 8, True)
 
 
 def test_describe_is_json_and_tells_recipes_apart():
-    texts = {json.dumps(recipe_named(name).describe(), sort_keys=True) for name in RECIPES}
-    assert len(texts) == len(RECIPES) >= 2
+    everything = [
+        recipe_named(name, variant, preset)
+        for name in recipe_names()
+        for variant in ("", *variants_of(name))
+        for preset in ("", *PRESETS[name, variant])
+    ]
+    texts = {json.dumps(recipe.describe(), sort_keys=True) for recipe in everything}
+    assert len(texts) == len(everything) >= 6 * 5
 
 
 def test_names():
-    with pytest.raises(RunError, match="unknown recipe 'nope'; there are: automtl, automtl-paper"):
+    with pytest.raises(RunError, match=r"unknown recipe 'nope'; there are: adashare, automtl$"):
         recipe_named("nope")
-    with pytest.raises(RunError, match="registered already"):
-        register_recipe(RECIPES["automtl"])
-    assert all(recipe_named(name).name == name for name in RECIPES)
+    with pytest.raises(
+        RunError, match=r"unknown recipe 'automtl-paper'; .*; say recipe 'automtl' and variant 'paper'$"
+    ):
+        recipe_named("automtl-paper")
+    with pytest.raises(RunError, match=r"recipe 'automtl' has no variant 'x'; its variants: paper, released$"):
+        recipe_named("automtl", "x")
+    with pytest.raises(
+        RunError, match=r"recipe 'automtl \(paper\)' has no preset 'nyuv2-2'; there are: cityscapes, nyu"
+    ):
+        recipe_named("automtl", "paper", "nyuv2-2")
+    for key in ("automtl", "adashare/released"):
+        with pytest.raises(RunError, match="registered already"):
+            register_recipe(RECIPES[key])
+    for name in recipe_names():
+        for variant in ("", *variants_of(name)):
+            recipe = recipe_named(name, variant)
+            assert (recipe.name, recipe.variant) == (name, variant)
+
+
+def test_loss_weights_of_a_preset_do_not_replace_the_users():
+    recipe = recipe_named("adashare", preset="nyuv2")
+    tasks = TaskSet.parse("seg=segmentation:13,depth,normals")
+    seg, depth, normals = tasks
+    given = TaskSet((seg, depth.replace(weight=7.0), normals))
+    assert [task.weight for task in recipe.weighted(tasks)] == [1.0, 3.0, 20.0]
+    assert [task.weight for task in recipe.weighted(given)] == [1.0, 7.0, 20.0]
+    assert recipe_named("adashare").weighted(tasks) == tasks
 
 
 @pytest.mark.parametrize(
@@ -78,13 +102,20 @@ def test_names():
         ({"name": "Pre Train"}, "small letters"),
         ({"name": "decode"}, "another name"),
         ({"name": "separate-2"}, "another name"),
+        ({"name": "single-task-1"}, "another name"),
         ({"share": 0.0}, "share"),
         ({"weights": None, "policy": None}, "neither"),
         ({"relaxation": "average"}, "teaches the policy nothing"),
+        ({"relaxation": "shared"}, "teaches the policy nothing"),
         ({"relaxation": "selected"}, "no policy left"),
         ({"temperature": Temperature(5.0, 0.0)}, "temperatures"),
+        ({"temperature": Temperature(5.0, shape="decay", ratio=0.0)}, "temperatures"),
         ({"alternate": (0, 1)}, "one policy step"),
         ({"holdout": 1.0}, "holdout"),
+        ({"unit": "epoch", "holdout": 0.0}, "holdout"),
+        ({"curriculum": Curriculum(0)}, "curriculum"),
+        ({"reference": -1}, "reference"),
+        ({"policy": None, "keep": "best"}, "best policy"),
     ],
 )
 def test_a_stage_that_cannot_be_run_is_refused(fields, words):

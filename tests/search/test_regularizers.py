@@ -1,7 +1,8 @@
-"""Eq. 3 against a literal transcription; expected costs of one-hot samples against the selected graph."""
+"""The papers' losses against literal transcriptions; expected costs of one-hot samples against the selected graph."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -17,9 +18,10 @@ from onnxmtl.cost.count import count
 from onnxmtl.errors import ModelError, RunError
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.passes.select import select_passes
-from onnxmtl.passes.spaces import Vcn
+from onnxmtl.passes.spaces import SelectOrSkip, Vcn
 from onnxmtl.policy import Architecture
-from onnxmtl.search.regularizers import REGULARIZERS, register_regularizer, regularizer
+from onnxmtl.policy.budget import Absolute, parse_budget
+from onnxmtl.search.regularizers import REGULARIZERS, PolicyView, register_regularizer, regularizer
 
 
 def supermodel(model):
@@ -37,6 +39,25 @@ def soft_sample(table, seed):
     ]
 
 
+def view(table, sample, *, logits=None, active=None):
+    """A view of a policy; by default of all sites, and the sample is the policy."""
+    return PolicyView(
+        sample,
+        [p.log() for p in sample] if logits is None else logits,
+        tuple(range(len(table.sites))) if active is None else active,
+    )
+
+
+def logits_of(table, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            2 * torch.randn(len(table.tasks), len(site.options), dtype=torch.float64, generator=generator)
+        ).requires_grad_()
+        for site in table.sites
+    ]
+
+
 def one_hot(table, seed):
     draw = random.Random(seed)
     picks = {(s.index, t): draw.randrange(len(s.options)) for s in table.sites for t in range(len(table.tasks))}
@@ -44,10 +65,10 @@ def one_hot(table, seed):
     return architecture, [torch.from_numpy(array) for array in architecture.probabilities(table)]
 
 
-def literally_eq3(table, sample):
+def literally_eq3(table, sample, scale=1.0):
     """L_reg = Σ_tasks Σ_{l ≤ L} (L − l)/L · { ln(1 + e^{α1 − α0}) + ln(1 + e^{α2 − α0}) }, l counted from 1.
 
-    α0 shared, α1 own, α2 skip. Only tasks that pass through a site count.
+    α0 shared, α1 own, α2 skip. Only tasks that pass through a site count. The code's differences are scaled.
     """
     layers = max(site.depth for site in table.sites) + 1
     value, gradient = 0.0, [np.zeros(tuple(p.shape)) for p in sample]
@@ -57,21 +78,23 @@ def literally_eq3(table, sample):
                 continue
             layer = site.depth + 1
             for option in range(1, len(site.options)):
-                x = float(p[t, option].detach()) - float(p[t, 0].detach())
+                x = scale * (float(p[t, option].detach()) - float(p[t, 0].detach()))
                 value += (layers - layer) / layers * math.log(1 + math.exp(x))
-                slope = (layers - layer) / layers / (1 + math.exp(-x))
+                slope = scale * (layers - layer) / layers / (1 + math.exp(-x))
                 g[t, option] += slope
                 g[t, 0] -= slope
     return value, gradient
 
 
+@pytest.mark.parametrize("scale", [1.0, 6.0])
 @pytest.mark.parametrize("seed", range(6))
-def test_sharing_is_eq_3(seed):
+def test_sharing_is_eq_3(seed, scale):
+    """Eq. 3; with the scale of 6 the released code's policy_reg (methods.md 1.5)."""
     _, table = supermodel(random_model(seed, tasks=3) if seed else small_resnet())
     sample = soft_sample(table, seed)
-    value = regularizer("sharing", table)(sample)
+    value = regularizer("sharing", table, {} if scale == 1 else {"scale": scale})(view(table, sample))
     value.backward()
-    expected, gradient = literally_eq3(table, sample)
+    expected, gradient = literally_eq3(table, sample, scale)
     assert float(value.detach()) == pytest.approx(expected, rel=1e-12)
     for p, g in zip(sample, gradient, strict=True):
         np.testing.assert_allclose(p.grad.numpy(), g, rtol=1e-12, atol=1e-15)
@@ -86,7 +109,7 @@ def test_sharing_leaves_out_tasks_that_never_come_by():
     )
     assert any(site.tasks == (1, 2) for site in table.sites)
     sample = soft_sample(table, 0)
-    value = regularizer("sharing", table)(sample)
+    value = regularizer("sharing", table)(view(table, sample))
     value.backward()
     expected, _ = literally_eq3(table, sample)
     assert float(value.detach()) == pytest.approx(expected, rel=1e-12)
@@ -102,7 +125,217 @@ def test_sharing_prefers_sharing():
         [torch.from_numpy(a) for a in Architecture.uniform(table, option, otherwise="shared").probabilities(table)]
         for option in ("shared", "own")
     )
-    assert value(shared) < value(own)
+    assert value(view(table, shared)) < value(view(table, own))
+
+
+# AdaShare
+
+
+def chain(blocks=4, tasks=3, early=0):
+    """AdaShare's supermodel of a chain of residual blocks; the first `early` tasks leave after two of them."""
+    b = GraphBuilder()
+    x = b.block(b.image, 4, name="stem")
+    features = []
+    for _ in range(blocks):
+        x = b.residual(x, 4)
+        features.append(x)
+    names = [f"t{i}" for i in range(tasks)]
+    model = b.heads({name: features[1 if i < early else -1] for i, name in enumerate(names)}, dict.fromkeys(names, 1))
+    SelectOrSkip()(model)
+    return model, site_table(model)
+
+
+def there(table, site, task):
+    return not site.tasks or task in site.tasks
+
+
+def literally_eq5(table, logits, active):
+    """L_sparsity = Σ_{l ≤ L, k ≤ K} log α_{l,k}, α the probability that the block is executed.
+
+    With α = e^z0 / (e^z0 + e^z1): d log α / dz0 = 1 − α, d log α / dz1 = α − 1.
+    """
+    value, gradient = 0.0, [np.zeros(tuple(z.shape)) for z in logits]
+    for k in range(len(table.tasks)):
+        for site in table.sites:
+            if site.index in active and there(table, site, k):
+                z0, z1 = (float(z) for z in logits[site.index][k].detach())
+                alpha = math.exp(z0) / (math.exp(z0) + math.exp(z1))
+                value += math.log(alpha)
+                gradient[site.index][k] += [1 - alpha, alpha - 1]
+    return value, gradient
+
+
+def literally_get_sparsity_loss2(table, logits, active):
+    """methods.md 4.3: per task CrossEntropy(logits[-n:], ones), a mean over the n blocks, summed over tasks."""
+    value, gradient = 0.0, [np.zeros(tuple(z.shape)) for z in logits]
+    for k in range(len(table.tasks)):
+        blocks = [site for site in table.sites if site.index in active and there(table, site, k)]
+        for site in blocks:
+            z0, z1 = (float(z) for z in logits[site.index][k].detach())
+            p_skip = math.exp(z1) / (math.exp(z0) + math.exp(z1))
+            value += -math.log(p_skip) / len(blocks)
+            gradient[site.index][k] += [(1 - p_skip) / len(blocks), (p_skip - 1) / len(blocks)]
+    return value, gradient
+
+
+def literally_eq6(table, logits, active):
+    """L_sharing = Σ_{k1,k2 ≤ K} Σ_{l ≤ L} (L − l)/L · |α_{l,k1} − α_{l,k2}|, l from 1.
+
+    Blocks that do not decide are executed by all.
+    """
+    layers = len(table.sites)
+    value, gradient = 0.0, [np.zeros(tuple(z.shape)) for z in logits]
+    for k1 in range(len(table.tasks)):
+        for k2 in range(len(table.tasks)):
+            for site in table.sites:
+                if site.index in active and there(table, site, k1) and there(table, site, k2):
+                    a1, a2 = (
+                        1 / (1 + math.exp(float(z[1]) - float(z[0]))) for z in logits[site.index][[k1, k2]].detach()
+                    )
+                    factor = (layers - (site.index + 1)) / layers
+                    value += factor * abs(a1 - a2)
+                    sign = (a1 > a2) - (a1 < a2)
+                    gradient[site.index][k1] += factor * sign * a1 * (1 - a1) * np.array([1, -1])
+                    gradient[site.index][k2] -= factor * sign * a2 * (1 - a2) * np.array([1, -1])
+    return value, gradient
+
+
+def literally_get_hamming_loss(table, logits, active):
+    """methods.md 4.3: Σ_{i ≤ j} Σ_l (l+1)/L · |logits_i[l, 0] − logits_j[l, 0]| over all L blocks, l from 0."""
+    layers = len(table.sites)
+    value, gradient = 0.0, [np.zeros(tuple(z.shape)) for z in logits]
+    for i in range(len(table.tasks)):
+        for j in range(i, len(table.tasks)):
+            for site in table.sites:
+                if there(table, site, i) and there(table, site, j):
+                    a, b = float(logits[site.index][i, 0].detach()), float(logits[site.index][j, 0].detach())
+                    factor = (site.index + 1) / layers
+                    value += factor * abs(a - b)
+                    gradient[site.index][i, 0] += factor * ((a > b) - (a < b))
+                    gradient[site.index][j, 0] -= factor * ((a > b) - (a < b))
+    return value, gradient
+
+
+LITERAL = {
+    ("sparsity", "paper"): literally_eq5,
+    ("sparsity", "released"): literally_get_sparsity_loss2,
+    ("adashare_sharing", "paper"): literally_eq6,
+    ("adashare_sharing", "released"): literally_get_hamming_loss,
+}
+
+
+@pytest.mark.parametrize(("tasks", "early"), [(2, 0), (3, 0), (3, 1), (4, 2)])
+@pytest.mark.parametrize("form", LITERAL, ids=" ".join)
+def test_adashare_losses(form, tasks, early):
+    """Value and gradient, with all blocks in the curriculum, some of them, and one."""
+    _, table = chain(4, tasks, early)
+    assert [site.depth for site in table.sites] == [0, 1, 2, 3]
+    for active in ((0, 1, 2, 3), (2, 3), (3,)):
+        logits = logits_of(table, 7 * tasks + len(active))
+        # A task that does not come by has no logits.
+        blank = []
+        for site, z in zip(table.sites, logits, strict=True):
+            rows = torch.tensor([there(table, site, task) for task in range(tasks)])
+            blank.append(torch.where(rows[:, None], z, 0.0).detach().requires_grad_())
+        value = regularizer(form[0], table, {"form": form[1]})(view(table, [], logits=blank, active=active))
+        expected, gradient = LITERAL[form](table, blank, active)
+        assert float(value.detach()) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+        if value.requires_grad:
+            value.backward()
+        for z, g in zip(blank, gradient, strict=True):
+            found = np.zeros(tuple(z.shape)) if z.grad is None else z.grad.numpy()
+            np.testing.assert_allclose(found, g, rtol=1e-9, atol=1e-14)
+
+
+def test_defaults_of_the_adashare_losses():
+    """Sparsity as released (Eq. 5 has no lower bound), sharing as Eq. 6."""
+    _, table = chain()
+    logits = view(table, [], logits=logits_of(table, 0))
+    for name, form in (("sparsity", "released"), ("adashare_sharing", "paper")):
+        assert regularizer(name, table)(logits) == regularizer(name, table, {"form": form})(logits)
+    skipped = [torch.tensor([[-50.0, 50.0]] * 3, dtype=torch.float64) for _ in table.sites]
+    assert float(regularizer("sparsity", table)(view(table, [], logits=skipped))) == pytest.approx(0, abs=1e-9)
+    assert float(regularizer("sparsity", table, {"form": "paper"})(view(table, [], logits=skipped))) < -1000
+
+
+def test_sparsity_needs_something_to_skip():
+    model = small_resnet()
+    Vcn(skip="none")(model)
+    with pytest.raises(RunError, match="no site of this space offers 'skip'"):
+        regularizer("sparsity", site_table(model))
+
+
+def parse_limits(table, share):
+    whole = sum(item.size for item in table.weight_items)
+    return (Absolute("parameters", share * whole), Absolute("latency", 1.0))
+
+
+@pytest.mark.parametrize("name", sorted(REGULARIZERS))
+def test_tasks_in_turn_get_together_the_gradient_of_all(name):
+    """One update per task, the others' rows being constants: the parts of the whole's gradient."""
+    _, table = chain(3, 3)
+    function = regularizer(name, table, {"limits": parse_limits(table, 0.3)} if name == "budget" else None)
+    logits = logits_of(table, 5)
+
+    def gradient(learning):
+        rows = [torch.stack([z[t] if t in learning else z[t].detach() for t in range(3)]) for z in logits]
+        value = function(view(table, [torch.softmax(z, -1) for z in rows], logits=rows))
+        return float(value.detach()), torch.autograd.grad(value, logits, allow_unused=True, materialize_grads=True)
+
+    value, whole = gradient((0, 1, 2))
+    parts = [gradient((t,)) for t in range(3)]
+    assert value != 0 and [part for part, _ in parts] == [value] * 3
+    for site in range(3):
+        for t in range(3):
+            torch.testing.assert_close(parts[t][1][site][t], whole[site][t], rtol=1e-12, atol=1e-15)
+            assert not parts[t][1][site][[u for u in range(3) if u != t]].any()
+
+
+# Budget
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_budget_is_the_excess_over_each_limit(seed):
+    """Σ max(0, E[cost]/limit − 1), E by enumeration of all architectures."""
+    model, table = supermodel(small_resnet())
+    generator = np.random.default_rng(seed)
+    logits = [torch.from_numpy(generator.normal(0, 1, (2, len(site.options)))).requires_grad_() for site in table.sites]
+    # A policy that is sure but for two sites can be enumerated.
+    unsure = set(generator.choice(len(table.sites), 2, replace=False).tolist())
+    for site in table.sites:
+        if site.index not in unsure:
+            with torch.no_grad():
+                logits[site.index][:, int(generator.integers(len(site.options)))] += 60
+    policy = view(table, [], logits=logits)
+    p = [rows.detach() for rows in policy.probabilities]
+    expected = dict.fromkeys((("parameters", False), ("multiply_adds", False), ("parameters", True)), 0.0)
+    places = [(site.index, task) for site in table.sites for task in range(2)]
+    possible = [range(p[s].shape[1]) if s in unsure else [int(p[s][t].argmax())] for s, t in places]
+    for picks in itertools.product(*possible):
+        chosen = dict(zip(places, picks, strict=True))
+        chance = math.prod(float(p[s][t, option]) for (s, t), option in chosen.items())
+        costs = count(Pipeline(select_passes(Architecture.from_indices(table, chosen)))(model.clone()).model)
+        for quantity, trunk in expected:
+            expected[quantity, trunk] += chance * getattr(costs, f"{quantity}_trunk" if trunk else quantity)
+    for limits in (
+        tuple(Absolute(q, 0.7 * e, trunk) for (q, trunk), e in expected.items()),
+        (Absolute("parameters", 0.5 * expected["parameters", False]), Absolute("multiply_adds", 1e12)),
+    ):
+        literal = sum(max(0.0, expected[limit.quantity, limit.trunk] / limit.bound - 1) for limit in limits)
+        value = regularizer("budget", table, {"limits": limits})(policy)
+        assert literal > 0 and float(value.detach()) == pytest.approx(literal, rel=1e-9)
+    within = regularizer("budget", table, {"limits": (Absolute("multiply_adds", 1e12),)})(policy)
+    assert float(within.detach()) == 0.0 and parse_budget("") == ()
+
+
+def test_budget_gradient_by_finite_differences():
+    _, table = supermodel(small_resnet())
+    value = regularizer("budget", table, {"limits": (Absolute("multiply_adds", 100.0), Absolute("parameters", 50.0))})
+    logits = logits_of(table, 2)
+    assert torch.autograd.gradcheck(lambda *z: value(view(table, [], logits=z)), logits, rtol=1e-6, atol=1e-9)
+
+
+# Costs
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,9 +345,13 @@ def test_costs_of_a_one_hot_sample_are_those_of_the_selected_graph(seed, tasks, 
     architecture, sample = one_hot(table, pick)
     costs = count(Pipeline(select_passes(architecture))(model.clone()).model)
     separate = sum(count(_alone(seed, tasks, task)).multiply_adds for task in range(tasks))
-    assert float(regularizer("multiply_adds", table)(sample)) == pytest.approx(costs.multiply_adds / separate, rel=1e-9)
+    assert float(regularizer("multiply_adds", table)(view(table, sample))) == pytest.approx(
+        costs.multiply_adds / separate, rel=1e-9
+    )
     whole = sum(item.size for item in table.weight_items)
-    assert float(regularizer("parameters", table)(sample)) == pytest.approx(costs.parameters / whole, rel=1e-9)
+    assert float(regularizer("parameters", table)(view(table, sample))) == pytest.approx(
+        costs.parameters / whole, rel=1e-9
+    )
 
 
 def _alone(seed, tasks, task):
@@ -129,20 +366,32 @@ def _alone(seed, tasks, task):
 def test_gradients_by_finite_differences(name):
     _, table = supermodel(small_resnet())
     value = regularizer(name, table)
-    assert torch.autograd.gradcheck(lambda *sample: value(sample), soft_sample(table, 1), rtol=1e-6, atol=1e-9)
+    sample = soft_sample(table, 1)
+    assert torch.autograd.gradcheck(lambda *sample: value(view(table, sample)), sample, rtol=1e-6, atol=1e-9)
 
 
 def test_a_table_without_sites():
     model = small_resnet()
     table = site_table(model)
     assert not table.sites
-    assert float(regularizer("sharing", table)([])) == 0.0
+    nothing = view(table, [])
+    for name in ("sharing", "sparsity", "adashare_sharing", "budget"):
+        assert float(regularizer(name, table)(nothing)) == 0.0
+    costs = count(model)
+    trunk_once = costs.multiply_adds / costs.multiply_adds_unshared
+    assert float(regularizer("multiply_adds", table)(nothing)) == pytest.approx(trunk_once, rel=1e-12)
 
 
 def test_names():
     _, table = supermodel(small_resnet())
-    with pytest.raises(RunError, match="unknown regularizer 'x'; there are: multiply_adds, parameters, sharing"):
+    known = "adashare_sharing, budget, multiply_adds, parameters, sharing, sparsity"
+    with pytest.raises(RunError, match=f"unknown regularizer 'x'; there are: {known}"):
         regularizer("x", table)
+    with pytest.raises(RunError, match=r"'sharing' does not take the settings \{'form': 'x'\}"):
+        regularizer("sharing", table, {"form": "x"})
+    for name in ("sparsity", "adashare_sharing"):
+        with pytest.raises(RunError, match=f"'{name}' has the forms 'paper' and 'released', not 'x'"):
+            regularizer(name, table, {"form": "x"})
     with pytest.raises(RunError, match="registered already"):
         register_regularizer("sharing")(REGULARIZERS["sharing"])
 

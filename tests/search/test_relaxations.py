@@ -11,7 +11,15 @@ from onnxmtl.analysis.sites import site_table
 from onnxmtl.ir import Role
 from onnxmtl.lowering import Draw, to_torch
 from onnxmtl.passes.spaces import Vcn
-from onnxmtl.search.relaxations import average_draw, by_site, gumbel_weights, harden
+from onnxmtl.search.relaxations import (
+    average_draw,
+    by_site,
+    decided,
+    gumbel_weights,
+    harden,
+    logits_by_site,
+    shared_draw,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +42,8 @@ def test_a_draw_is_a_function_of_seed_stage_and_step(module):
     torch.manual_seed(99)
     torch.rand(7)
     assert equal(first, draw(module))
-    for other in ({"seed": 1}, {"stage": "t"}, {"step": 1}):
-        found = draw(module, **other)
+    fresh = gumbel_weights(module, 1.0, seed=0, stage="s", step=0, stream="regularizer")
+    for found in (draw(module, seed=1), draw(module, stage="t"), draw(module, step=1), fresh):
         assert not any(torch.equal(first[key], found[key]) for key in first)
 
 
@@ -135,3 +143,47 @@ def test_by_site_has_a_row_per_task_and_option_zero_for_absent_ones():
                 assert torch.equal(row[t], weights[site.id, task].double())
     sum(row.pow(2).sum() for row in rows).backward()
     assert all(p.grad is not None for p in module.parameters_with(Role.LOGITS).values())
+
+
+def test_shared_draw_takes_the_first_option_everywhere(module):
+    assert shared_draw(module) == Draw(options=dict.fromkeys(module.logits, 0))
+
+
+def test_decided_sites_take_the_first_option_and_the_others_their_sample(module):
+    weights = draw(module)
+    sites = sorted({site for site, _ in weights})
+    assert decided(weights, ()) == Draw(weights=weights)
+    some = decided(weights, set(sites[:2]))
+    assert some.options == {key: 0 for key in weights if key[0] in sites[:2]}
+    assert some.weights == {key: p for key, p in weights.items() if key[0] not in sites[:2]}
+    hard = harden(some)
+    assert hard.hard and hard.options.keys() == weights.keys()
+    assert all(hard.options[key] == (0 if key[0] in sites[:2] else int(p.argmax())) for key, p in weights.items())
+
+
+def test_by_site_of_a_draw_that_is_decided_in_part():
+    model = small_resnet()
+    Vcn()(model)
+    module, table = to_torch(model), site_table(model)
+    weights = gumbel_weights(module, 1.0, seed=0, stage="s", step=0)
+    first = table.sites[0]
+    rows = by_site(table, Draw(weights={k: p for k, p in weights.items() if k[0] != first.id},
+                               options={(first.id, "seg"): 1, (first.id, "depth"): 0}))  # fmt: skip
+    assert rows[0].tolist() == torch.eye(len(first.options))[[1, 0]].tolist() and not rows[0].requires_grad
+    assert rows[1].requires_grad and all(row.dtype == torch.float64 for row in rows)
+
+
+def test_logits_by_site():
+    b = GraphBuilder()
+    early = b.block(b.image, 4, name="stem")
+    model = b.heads({"near": early, "far": b.block(early, 4)}, {"near": 1, "far": 1})
+    Vcn()(model)
+    module, table = to_torch(model), site_table(model)
+    with torch.no_grad():
+        for i, name in enumerate(module.logits.values()):
+            module.weight(name).fill_(float(i + 1))
+    for site, row in zip(table.sites, logits_by_site(table, module), strict=True):
+        for t, task in enumerate(table.tasks):
+            name = module.logits.get((site.id, task))
+            expected = torch.zeros(len(site.options)) if name is None else module.weight(name).detach()
+            assert torch.equal(row[t].detach(), expected.double())

@@ -11,7 +11,7 @@ from helpers.graphs import small_resnet
 from onnxmtl.errors import RunError
 from onnxmtl.lowering import to_torch
 from onnxmtl.passes.spaces import Vcn
-from onnxmtl.train.checkpoint import load_state, load_weights, save_state, save_weights
+from onnxmtl.train.checkpoint import load_extra, load_state, load_weights, save_state, save_weights
 from onnxmtl.train.optimizers import OptimizerSpec, build_optimizer
 
 
@@ -146,3 +146,16 @@ def test_a_full_disk_is_an_os_error(tmp_path):
 def test_a_missing_folder_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         save_weights(tmp_path / "gone" / "w", module_of())
+
+
+def test_further_tensors(tmp_path):
+    """What a weighting of losses has to remember."""
+    module = module_of()
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    given = {"log_variance/seg": torch.tensor(0.25), "history": torch.arange(6.0).reshape(2, 3).T}
+    save_state(tmp_path / "with", module, {}, {}, given)
+    save_state(tmp_path / "without", module, {}, {})
+    found = load_extra(tmp_path / "with")
+    assert found.keys() == given.keys() and all(torch.equal(found[name], given[name]) for name in given)
+    assert load_extra(tmp_path / "without") == {}

@@ -72,3 +72,40 @@ def test_no_steps():
     training = Training()
     training.fit(0)
     assert training.numbers == []
+
+
+class Counter:
+    """Something beside the module that steps change."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state(self):
+        return {"count": torch.tensor(self.count)}
+
+    def load(self, state):
+        self.count = int(state["count"])
+
+
+def test_history_and_what_else_changes_are_resumed(tmp_path):
+    whole = Training()
+    whole.module.train()
+    history = fit(whole.module, {"weights": whole.optimizer}, whole.step, 9)
+    resumed, counter = None, None
+    for stop in (5, -1):
+        training, counter = Training(), Counter()
+        training.stop = stop
+        training.module.train()
+
+        def step(number, training=training, counter=counter):
+            figures = training.step(number)
+            counter.count += 1
+            return figures
+
+        try:
+            resumed = fit(training.module, {"weights": training.optimizer}, step, 9, checkpoints=Checkpoints(tmp_path),
+                          every=2, also=counter)  # fmt: skip
+        except KeyboardInterrupt:
+            assert stop == 5
+    assert resumed.to_json() == history.to_json() and len(history.curve("loss")) == 9
+    assert counter.count == 9

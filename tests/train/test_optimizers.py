@@ -57,3 +57,34 @@ def test_set_lr_reaches_all_groups():
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)], lr=1.0)
     set_lr(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+def group_of(optimizer, parameter):
+    (found,) = [group for group in optimizer.param_groups if any(p is parameter for p in group["params"])]
+    return found
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_groups(name):
+    """Heads keep their proportion to the others whatever the schedule; weights of losses do not decay."""
+    parameters = {n: nn.Parameter(torch.ones(2)) for n in ("trunk", "head", "log_variance")}
+    spec = OptimizerSpec(name, lr=0.1, weight_decay=0.5, head_lr=0.02)
+    optimizer = build_optimizer(spec, parameters, heads=["head"], undecayed=["log_variance"])
+    found = {n: group_of(optimizer, p) for n, p in parameters.items()}
+    assert {n: group["weight_decay"] for n, group in found.items()} == {"trunk": 0.5, "head": 0.5, "log_variance": 0.0}
+    assert {n: group["lr"] for n, group in found.items()} == pytest.approx(
+        {"trunk": 0.1, "head": 0.02, "log_variance": 0.1}
+    )
+    set_lr(optimizer, 0.05)
+    assert {n: group["lr"] for n, group in found.items()} == pytest.approx(
+        {"trunk": 0.05, "head": 0.01, "log_variance": 0.05}
+    )
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 3
+
+
+def test_one_group_where_nothing_differs():
+    parameters = {n: nn.Parameter(torch.ones(2)) for n in ("trunk", "head")}
+    assert len(build_optimizer(OptimizerSpec(), parameters, heads=["head"]).param_groups) == 1
+    spec = OptimizerSpec(lr=0.1, head_lr=0.01)
+    (only,) = build_optimizer(spec, {"head": parameters["head"]}, heads=["head"]).param_groups
+    assert only["lr"] == pytest.approx(0.01)

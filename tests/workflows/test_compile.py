@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from helpers.compiling import QUICK, TASKS, digests, write_backbone
+from helpers.compiling import BASELINES, QUICK, TASKS, digests, write_backbone
 
 from onnxmtl import runtime
 from onnxmtl.errors import DataError, ModelError, OnnxMTLError, RunError, TaskError, VerificationError
@@ -26,7 +26,7 @@ import sys, torch
 from onnxmtl.workflows import compile
 torch.set_num_threads(1)
 compile(sys.argv[1], "seg=segmentation,depth", out=sys.argv[2], steps=6, batch_size=2, train_size=8, val_size=4,
-        recalibration=2, baselines=False)
+        recalibration=2, baselines=())
 """
 
 
@@ -34,7 +34,7 @@ compile(sys.argv[1], "seg=segmentation,depth", out=sys.argv[2], steps=6, batch_s
 def full(backbone, tmp_path_factory):
     """With baselines."""
     out = tmp_path_factory.mktemp("full") / "run"
-    return compile(backbone, TASKS, out=out, **{**QUICK, "baselines": True}, command=["onnxmtl", "compile"])
+    return compile(backbone, TASKS, out=out, **{**QUICK, "baselines": BASELINES}, command=["onnxmtl", "compile"])
 
 
 def images(batch: int, size: int = 16) -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ def test_what_is_in_the_directory(full):
     top = {entry.name for entry in full.path.iterdir()}
     assert {"model.onnx", "certificate.json", "certificate.npz", "verify.json", "report.json", "run.json"} <= top
     phases = sorted(folder.name[3:] for folder in (full.path / "phases").iterdir())
-    assert {"import", "pre-train", "policy-train", "decode", "post-train", "all-shared", "emit"} <= set(phases)
+    assert {"import", "pre-train", "policy-train", "decode", "post-train", "hard-sharing", "emit"} <= set(phases)
     assert not any(name.endswith(".tmp") for name in os.listdir(full.path))
     assert not list((full.path / "checkpoints").rglob("*.safetensors"))
     record = json.loads((full.path / "run.json").read_text())
@@ -200,7 +200,7 @@ def test_two_processes_write_the_same_bytes_and_another_seed_does_not(backbone, 
         {"space": {"shared_prefix": 2}},
         {"samples": 3},
         {"fold": False},
-        {"recipe": "automtl-paper"},
+        {"recipe": "automtl", "variant": "paper"},
         {"output_stride": 1},
         {"input_size": (24, 32)},
         {"features": ("early",)},
@@ -318,7 +318,7 @@ def test_the_next_free_directory_is_taken(backbone, tmp_path, monkeypatch):
 
 def test_one_task_alone(backbone, tmp_path):
     """Nothing to share: the task is trained, and the rest of the job is the same."""
-    done = compile(backbone, "depth", out=tmp_path / "run", **{**QUICK, "baselines": True})
+    done = compile(backbone, "depth", out=tmp_path / "run", **{**QUICK, "baselines": BASELINES})
     assert dict(done.architecture.choices) == {}
     assert done.report.costs["found"].multiply_adds == done.report.costs["shared"].multiply_adds
     assert verify(done.path).passed
@@ -326,7 +326,7 @@ def test_one_task_alone(backbone, tmp_path):
 
 def test_everything_forced_to_be_shared(backbone, tmp_path):
     done = compile(
-        backbone, TASKS, out=tmp_path / "run", **{**QUICK, "baselines": True, "space": {"shared_prefix": 99}}
+        backbone, TASKS, out=tmp_path / "run", **{**QUICK, "baselines": BASELINES, "space": {"shared_prefix": 99}}
     )
     assert dict(done.architecture.choices) == {}
     assert done.report.costs["found"].multiply_adds == done.report.costs["shared"].multiply_adds
@@ -334,7 +334,9 @@ def test_everything_forced_to_be_shared(backbone, tmp_path):
 
 def test_dense_and_image_tasks_together_on_own_data(backbone, own_data, tmp_path):
     tasks = "seg=segmentation,depth,room=classification,pose=regression:2"
-    done = compile(backbone, tasks, out=tmp_path / "run", **{**QUICK, "data": f"{own_data}:fine", "baselines": True})
+    done = compile(
+        backbone, tasks, out=tmp_path / "run", **{**QUICK, "data": f"{own_data}:fine", "baselines": BASELINES}
+    )
     outputs = runtime.run(done.model, images(2))
     assert {name: array.shape for name, array in outputs.items()} == {
         "seg": (2, 3, 16, 16),
@@ -408,8 +410,9 @@ def test_a_recipe_of_ones_own(backbone, tmp_path):
 
 
 def test_a_recipe_by_name(backbone, tmp_path):
-    done = compile(backbone, TASKS, out=tmp_path / "run", recipe="automtl-paper", **QUICK)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["recipe"] == "automtl-paper"
+    done = compile(backbone, TASKS, out=tmp_path / "run", recipe="adashare", variant="released", **QUICK)
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert (config["recipe"], config["variant"]) == ("adashare", "released")
     assert verify(done.path).passed
 
 
@@ -423,7 +426,7 @@ def test_a_recipe_by_name(backbone, tmp_path):
         ({"regularizers": {"sharign": 1.0}}, RunError, "unknown regularizer 'sharign'"),
         ({"regularizers": {"sharing": float("nan")}}, RunError, "sharing"),
         ({"regularizers": {"sharing": -1.0}}, RunError, "0 or more"),
-        ({"steps": 0}, RunError, "--steps must be 1 or more"),
+        ({"steps": -1}, RunError, "--steps must be 0 or more"),
         ({"batch_size": 1}, RunError, "--batch-size must be 2 or more"),
         ({"samples": -1}, RunError, "--samples"),
         ({"train_size": -4}, RunError, "--train-size"),

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers.compiling import QUICK, TASKS, Children, digests, moments
+from helpers.compiling import BASELINES, QUICK, TASKS, Children, digests, moments
 
 from onnxmtl.errors import RunError
 from onnxmtl.workflows import compile
 
-OPTIONS = {**QUICK, "steps": 8, "baselines": True, "samples": 2, "recalibration": 1}
+COMMON = {**QUICK, "steps": 8, "recalibration": 1, "samples": 2}
+# Between them: every kind of baseline, weightings with a state, a curriculum, a budget, weights inherited and afresh.
+AUTOMTL = {**COMMON, "baselines": (*BASELINES, "random"), "random_draws": 1, "weighting": "uncertainty"}
+ADASHARE = {**COMMON, "recipe": "adashare", "baselines": BASELINES, "weighting": "dwa", "budget": "params<=0.95x"}
+RETRAINED = {"weights": "retrained", "steps": 5, "budget": "madds<=0.9x"}
 
 
 @pytest.fixture(scope="module")
@@ -21,81 +28,158 @@ def children():
     return Children()
 
 
-@pytest.fixture(scope="module")
-def whole(children, backbone, tmp_path_factory):
+@dataclasses.dataclass(frozen=True)
+class Whole:
     """An uninterrupted run, and how long it takes."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    children.finish(backbone, tmp_path_factory.mktemp("warm") / "run", OPTIONS)  # the server imports
+
+    source: Path
+    options: dict[str, Any]
+    path: Path
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def compiled(children, backbone, tmp_path_factory):
+    children.finish(backbone, tmp_path_factory.mktemp("warm") / "run", COMMON)  # the server imports
+    return {
+        name: timed(children, backbone, tmp_path_factory.mktemp(name) / "run", options)
+        for name, options in (("automtl", AUTOMTL), ("adashare", ADASHARE))
+    }
+
+
+@pytest.fixture(scope="module", params=["automtl", "adashare", "specialize"])
+def whole(request, children, compiled, tmp_path_factory):
+    if request.param == "specialize":
+        out = tmp_path_factory.mktemp("specialize") / "run"
+        return timed(children, compiled["automtl"].path, out, RETRAINED)
+    return compiled[request.param]
+
+
+def timed(children, source, out, options):
     start = time.perf_counter()
-    children.finish(backbone, out, OPTIONS)
-    return out, time.perf_counter() - start
+    children.finish(source, out, options)
+    return Whole(source, options, out, time.perf_counter() - start)
 
 
-def test_kills_at_random_moments(children, backbone, whole, tmp_path):
-    expected, seconds = whole
+def test_kills_at_random_moments(children, whole, tmp_path):
     out = tmp_path / "run"
-    interrupted = [children.kill_after(moment, backbone, out, OPTIONS) for moment in moments(0, 3, seconds)]
+    times = moments(0, 2, whole.seconds)
+    interrupted = [children.kill_after(moment, whole.source, out, whole.options) for moment in times]
     assert any(interrupted)
-    children.finish(backbone, out, OPTIONS)
-    assert digests(out) == digests(expected)
+    children.finish(whole.source, out, whole.options)
+    assert digests(out) == digests(whole.path)
 
 
-def test_dying_right_after_a_result_appears(children, backbone, whole, tmp_path):
-    """Every phase, checkpoint and file appears by a rename."""
-    out = tmp_path / "run"
+def test_dying_right_after_a_result_appears(children, compiled, tmp_path):
+    """Every phase, checkpoint, file and entry of the cache appears by a rename."""
+    whole, out = compiled["automtl"], tmp_path / "run"
     draw = random.Random(1)
     deaths = 0
-    while children.kill_at_rename(draw.randint(10, 25), backbone, out, OPTIONS):
+    while children.kill_at_rename(draw.randint(20, 50), whole.source, out, whole.options):
         deaths += 1
-    assert deaths >= 3
-    assert digests(out) == digests(whole[0])
+    assert deaths >= 2
+    assert digests(out) == digests(whole.path)
 
 
-def test_dying_right_after_each_phase(children, backbone, whole, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["automtl", "adashare"])
+def test_dying_right_after_each_phase(children, compiled, tmp_path, name):
     """What a kill leaves between two phases: the phases before, whole."""
-    names = sorted(folder.name for folder in (whole[0] / "phases").iterdir())
+    whole = compiled[name]
+    names = sorted(folder.name for folder in (whole.path / "phases").iterdir())
     assert len(names) >= 8
     for count in (1, len(names) // 2, len(names) - 1):
         out = tmp_path / str(count)
         out.mkdir()
-        shutil.copy(whole[0] / "run.json", out)
-        for name in names[:count]:
-            shutil.copytree(whole[0] / "phases" / name, out / "phases" / name)
-        children.finish(backbone, out, OPTIONS)
-        assert digests(out) == digests(whole[0])
+        shutil.copy(whole.path / "run.json", out)
+        for folder in names[:count]:
+            shutil.copytree(whole.path / "phases" / folder, out / "phases" / folder)
+        children.finish(whole.source, out, whole.options)
+        assert digests(out) == digests(whole.path)
 
 
 @pytest.mark.slow
-def test_twenty_kills(children, backbone, whole, tmp_path):
-    expected, seconds = whole
-    out = tmp_path / "run"
-    times = iter(moments(2, 1000, seconds))
+def test_twenty_kills(children, whole, tmp_path):
+    out, cache = tmp_path / "run", tmp_path / "run-cache"
+    times = iter(moments(2, 1000, whole.seconds))
     kills = 0
     phases = []
     while kills < 20:
-        if children.kill_after(next(times), backbone, out, OPTIONS):
+        if children.kill_after(next(times), whole.source, out, whole.options):
             kills += 1
             phases.append(len(list(out.glob("phases/[0-9]*"))))
         else:  # done already: it must be right; again from the start, for the kills that are left
-            assert digests(out) == digests(expected)
+            assert digests(out) == digests(whole.path)
             shutil.rmtree(out)
-    children.finish(backbone, out, OPTIONS)
-    assert digests(out) == digests(expected)
-    assert len(set(phases)) >= 4, "kills in as many different phases, or the test shows little"
+            shutil.rmtree(cache, ignore_errors=True)
+    children.finish(whole.source, out, whole.options)
+    assert digests(out) == digests(whole.path)
+    assert len(set(phases)) >= 3, "kills in as many different phases, or the test shows little"
 
 
 @pytest.mark.slow
-def test_dying_at_every_third_rename(children, backbone, whole, tmp_path):
+def test_dying_at_every_third_rename(children, whole, tmp_path):
     """Dies after the first rename; in a new run after the fourth, …; each followed by one resume."""
     number = 1
     while True:
         out = tmp_path / str(number)
-        if not children.kill_at_rename(number, backbone, out, OPTIONS):
+        if not children.kill_at_rename(number, whole.source, out, whole.options):
             break
-        children.finish(backbone, out, OPTIONS)
-        assert digests(out) == digests(whole[0]), number
+        children.finish(whole.source, out, whole.options)
+        assert digests(out) == digests(whole.path), number
         number += 3
-    assert number > 40
+    assert number > 15
+
+
+# The cache of baselines
+
+
+def entries(cache):
+    return sorted((cache / "trainings").iterdir())
+
+
+@pytest.mark.slow
+def test_baselines_are_trained_once(children, compiled, tmp_path):
+    """Two processes at once, one killed in the middle of a baseline; then a damaged entry."""
+    whole, cache = compiled["automtl"], tmp_path / "cache"
+    first = children.start(whole.source, tmp_path / "a", whole.options, cache=cache)
+    while not list(cache.glob("trainings/*/checkpoints/step-*")):
+        assert first.is_alive(), children.error()
+        time.sleep(0.01)
+    first.kill()
+    first.join()
+    both = [children.start(whole.source, tmp_path / name, whole.options, cache=cache) for name in "ab"]
+    for child in both:
+        child.join()
+        assert child.exitcode == 0, children.error()
+    assert digests(tmp_path / "a") == digests(tmp_path / "b") == digests(whole.path)
+    assert len(entries(cache)) == 5, "two tasks, hard sharing, two random ones"
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in cache.glob("trainings/*/result/*")}
+    assert not list(cache.glob("trainings/*/checkpoints")) and not list(cache.rglob("*.tmp"))
+
+    damaged = entries(cache)[2] / "result" / "trained.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    children.start(whole.source, tmp_path / "c", whole.options, cache=cache).join()
+    assert digests(tmp_path / "c") == digests(whole.path)
+    after = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in cache.glob("trainings/*/result/*")}
+    assert {file.parents[1] for file in before if after[file][0] != before[file][0]} == {damaged.parents[1]}
+    assert {file: content for file, (_, content) in after.items()} == {f: c for f, (_, c) in before.items()}
+
+
+@pytest.mark.slow
+def test_without_a_place_for_the_cache(children, compiled, tmp_path):
+    """A run does not need it, and a kill in the middle of a baseline is survived without."""
+    whole, out = compiled["adashare"], tmp_path / "run"
+    (tmp_path / "file").write_text("in the way")
+    cache = tmp_path / "file" / "cache"
+    while (
+        children.start(whole.source, out, whole.options, renames=12, cache=cache).join()
+        or not (out / "model.onnx").exists()
+    ):
+        pass
+    children.start(whole.source, out, whole.options, cache=cache).join()
+    assert digests(out) == digests(whole.path)
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +208,7 @@ def test_resuming_a_finished_run_trains_nothing(backbone, finished, monkeypatch)
         ({"fold": False}, "fold was True"),
         ({"space": {"norm": "per_task"}}, "space.norm is 'per_task' now"),
         ({"regularizers": {"sharing": 1.0}}, "regularizers.sharing is 1.0 now"),
-        ({"recipe": "automtl-paper"}, "recipe was 'automtl'"),
+        ({"recipe": "adashare"}, "recipe was 'automtl'"),
         ({"tasks": "seg=segmentation,normals"}, "tasks was"),
     ],
 )
@@ -165,12 +249,12 @@ def test_resuming_what_is_no_run(backbone, tmp_path, there):
 
 def test_one_process_per_run(children, backbone, tmp_path):
     out = tmp_path / "run"
-    child = children.start(backbone, out, {**OPTIONS, "steps": 10_000})
+    child = children.start(backbone, out, {**COMMON, "steps": 10_000})
     while not (out / "phases").exists():
         assert child.is_alive()
         time.sleep(0.01)
     with pytest.raises(RunError, match=f"in use by process {child.pid}"):
-        compile(backbone, TASKS, out=out, resume=True, **{**OPTIONS, "steps": 10_000})
+        compile(backbone, TASKS, out=out, resume=True, **{**COMMON, "steps": 10_000})
     child.kill()
     child.join()
 

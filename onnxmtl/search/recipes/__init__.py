@@ -1,5 +1,13 @@
 """The recipes that come with onnxmtl; importing this package registers them."""
 
-from onnxmtl.search.recipes.automtl import automtl, automtl_paper
+from onnxmtl.search.recipes.adashare import adashare, adashare_paper, adashare_released
+from onnxmtl.search.recipes.automtl import automtl, automtl_paper, automtl_released
 
-__all__ = ["automtl", "automtl_paper"]
+__all__ = [
+    "adashare",
+    "adashare_paper",
+    "adashare_released",
+    "automtl",
+    "automtl_paper",
+    "automtl_released",
+]

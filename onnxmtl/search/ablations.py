@@ -1,0 +1,52 @@
+"""A recipe with a part left out, to see what the part is good for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from onnxmtl.errors import RunError
+from onnxmtl.search.recipe import Recipe
+
+# What each word leaves out, as names of regularizers.
+_LOSSES = {
+    "sparsity": ("sparsity",),
+    "sharing": ("sharing", "adashare_sharing"),
+    "cost": ("multiply_adds", "parameters", "budget"),
+}
+ABLATIONS = ("regularizer", "curriculum", *_LOSSES)
+
+
+def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """The recipe without some of its parts; all else stays.
+
+    Args:
+        recipe: The whole recipe.
+        names: ``regularizer`` (all that is added to the task losses), ``curriculum`` (all sites decide from the
+            start), ``sparsity``, ``sharing``, ``cost`` (the regularizers of that kind).
+
+    Raises:
+        RunError: An unknown name, or the recipe has no such part.
+    """
+    wanted = tuple(dict.fromkeys(names))
+    for name in wanted:
+        if name not in ABLATIONS:
+            msg = f"cannot leave out {name!r}; what can be left out: {', '.join(ABLATIONS)}"
+            raise RunError(msg)
+        if not _has(recipe, name):
+            msg = f"recipe {recipe.title!r} has no {name} to leave out"
+            raise RunError(msg)
+    if "curriculum" in wanted:
+        stages = tuple(dataclasses.replace(stage, curriculum=None) for stage in recipe.stages)
+        recipe = dataclasses.replace(recipe, stages=stages)
+    gone = {loss for name in wanted for loss in _LOSSES.get(name, ())}
+    kept = {} if "regularizer" in wanted else {n: w for n, w in recipe.regularizers.items() if n not in gone}
+    return dataclasses.replace(recipe, regularizers=kept)
+
+
+def _has(recipe: Recipe, name: str) -> bool:
+    if name == "curriculum":
+        return any(stage.curriculum is not None for stage in recipe.stages)
+    if name == "regularizer":
+        return bool(recipe.regularizers)
+    return any(loss in recipe.regularizers for loss in _LOSSES[name])

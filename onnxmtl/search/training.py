@@ -1,0 +1,80 @@
+"""Training of a model without Choices: the selected model, and the baselines it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxmtl.ir import Role
+from onnxmtl.lowering import LoweredModule
+from onnxmtl.runs import Checkpoints
+from onnxmtl.search.setting import TRAIN_STREAM, Losses, Setting, figures, seed_dropout
+from onnxmtl.train.history import History
+from onnxmtl.train.loop import Listener, fit
+from onnxmtl.train.optimizers import OptimizerSpec, build_optimizer, set_lr
+from onnxmtl.train.weighting import WeightingSpec
+
+
+def train_weights(
+    module: LoweredModule,
+    setting: Setting,
+    spec: OptimizerSpec,
+    steps: int,
+    *,
+    name: str,
+    stream: str = TRAIN_STREAM,
+    sequential: bool = False,
+    reference: int = 0,
+    weighting: WeightingSpec | str | None = None,
+    checkpoints: Checkpoints | None = None,
+    listener: Listener | None = None,
+) -> History:
+    """Train all weights of a model without Choices for `steps` steps.
+
+    Args:
+        module: Changed in place, left in evaluation mode.
+        setting: Data, seed, device.
+        spec: The optimizer.
+        steps: Number of updates.
+        name: Of the stage; for messages.
+        stream: Seeds the order of the data and dropout. Trainings that are compared have the same.
+        sequential: One update per task and step, on images of its own; else one update for all tasks.
+        reference: Steps that the decays of `spec` refer to; 0: `steps`.
+        weighting: How the tasks' losses are weighed.
+        checkpoints: For resuming.
+        listener: Progress.
+
+    Returns:
+        Losses and learning rates over the steps.
+    """
+    losses = Losses(module, setting, weighting)
+    parameters = {**module.parameters_with(), **losses.weighting.parameters()}
+    optimizer = build_optimizer(
+        spec, parameters, heads=module.parameters_with(Role.HEAD), undecayed=losses.weighting.parameters()
+    )
+    whole = reference or steps
+
+    def update(part: Setting, of_stream: str, number: int) -> dict[str, float]:
+        seed_dropout(part, of_stream, number)
+        found = losses.of(part.batches(part.data.train, of_stream, number))
+        told = figures("loss", found, name, number, steps)
+        optimizer.zero_grad(set_to_none=True)
+        told |= losses.backward(found, number, steps)
+        optimizer.step()
+        return told
+
+    def step(number: int) -> Mapping[str, float]:
+        lr = spec.lr_at(number * whole / steps, whole)
+        set_lr(optimizer, lr)
+        told = {"lr/weights": lr}
+        if sequential:
+            for task in setting.tasks.names:
+                told |= update(setting.alone(task), f"{stream}/{task}", number)
+        else:
+            told |= update(setting, stream, number)
+        return told
+
+    module.train()
+    history = fit(module, {"weights": optimizer}, step, steps, checkpoints=checkpoints,
+                  every=setting.checkpoint_every, listener=listener, also=losses.weighting)  # fmt: skip
+    module.eval()
+    return history

@@ -1,0 +1,92 @@
+"""From the user's words to the recipe of a run, and the options that it fills in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from onnxmtl.errors import RunError
+from onnxmtl.kinds import TaskSet
+from onnxmtl.policy.budget import Limit, parse_budget
+from onnxmtl.search import Recipe, recipe_named, without
+from onnxmtl.workflows.config import DEFAULT_BATCH_SIZE, DEFAULT_STEPS, CompileConfig
+
+
+def resolve(given: Recipe | str | None, config: CompileConfig, *, fixed: bool) -> tuple[Recipe, CompileConfig]:
+    """The recipe with the user's changes, and the options with what the recipe says where the user said nothing.
+
+    Args:
+        given: A recipe, or the name of one; None takes ``config.recipe``.
+        config: The options.
+        fixed: Whether the architecture is given: nothing is searched then.
+
+    Raises:
+        RunError: No such recipe, variant, preset or ablation; or options that contradict each other.
+        BudgetError: The budget cannot be read.
+    """
+    limits = parse_budget(config.budget)
+    if isinstance(given, Recipe):
+        if config.variant or config.preset:
+            msg = "a recipe that is given as an object has no variants and presets; give its name instead"
+            raise RunError(msg)
+        recipe = given
+    else:
+        recipe = recipe_named(given or config.recipe, config.variant, config.preset)
+    recipe = dataclasses.replace(recipe, regularizers=_pulls(recipe, limits))
+    recipe = without(recipe, config.without) if config.without else recipe
+    stages = tuple(
+        dataclasses.replace(stage, fresh=config.retrain == "scratch")
+        if config.retrain and stage.relaxation == "selected"
+        else stage
+        for stage in recipe.stages
+    )
+    recipe = dataclasses.replace(
+        recipe,
+        stages=stages,
+        space_options={**recipe.space_options, **config.space},
+        regularizers={**recipe.regularizers, **config.regularizers},
+        decoder="sample" if config.samples else recipe.decoder,
+        samples=config.samples or recipe.samples,
+        shared_prefix=max(recipe.shared_prefix, config.shared_prefix),
+    )
+    if config.retrain and recipe.final_stage is None:
+        msg = f"--retrain {config.retrain}: recipe {recipe.name!r} does not train the selected model"
+        raise RunError(msg)
+    if fixed and limits:
+        msg = "--budget chooses an architecture and --architecture gives one: leave one of them out"
+        raise RunError(msg)
+    if fixed and config.policy == "random":
+        msg = "--policy random draws an architecture and --architecture gives one: leave one of them out"
+        raise RunError(msg)
+    if fixed or config.policy == "random":
+        recipe = recipe.without_search()
+    filled = dataclasses.replace(
+        config,
+        steps=config.steps or recipe.steps or DEFAULT_STEPS,
+        batch_size=config.batch_size or recipe.batch_size or DEFAULT_BATCH_SIZE,
+        input_size=config.input_size if any(config.input_size) else (recipe.crop, recipe.crop),
+    )
+    return recipe, filled
+
+
+def _pulls(recipe: Recipe, limits: tuple[Limit, ...]) -> dict[str, float]:
+    """The weights of the regularizers. With a budget cost weighs down to it, and no further unless the user asks."""
+    found = dict(recipe.regularizers)
+    if any(limit.quantity != "latency" for limit in limits):
+        for pull in ("multiply_adds", "parameters"):
+            found.pop(pull, None)
+        found.setdefault("budget", 1.0)
+    return found
+
+
+def completed(recipe: Recipe, tasks: TaskSet) -> TaskSet:
+    """The tasks with the preset's loss weights and number of classes, where the user gave none."""
+    classes = recipe.classes
+    weighted = recipe.weighted(tasks)
+    if not classes:
+        return weighted
+    return TaskSet(
+        tuple(
+            task.replace(channels=classes) if task.kind == "segmentation" and not task.channels else task
+            for task in weighted
+        )
+    )

@@ -1,0 +1,138 @@
+"""What every part of a run needs to know."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxmtl import ir as graphs
+from onnxmtl.cost.count import Costs, count
+from onnxmtl.data import InputSpec
+from onnxmtl.deploy.explain import write_diagnostics
+from onnxmtl.ir.passes import PassBase
+from onnxmtl.kinds import TaskSet
+from onnxmtl.passes.finalize import finalize_passes
+from onnxmtl.passes.heads import AttachHeads
+from onnxmtl.passes.instruments import Instrument
+from onnxmtl.passes.pipelines import Pipeline
+from onnxmtl.policy import Architecture
+from onnxmtl.runs import atomic_write, write_json
+from onnxmtl.search.recipe import Recipe
+from onnxmtl.workflows.config import CompileConfig
+from onnxmtl.workflows.emit import selection
+from onnxmtl.workflows.preparation import round_attributes
+from onnxmtl.workflows.session import Session
+
+DATA_FILE = "data.json"
+_GRAPHS = ("backbone", "multitask", "supermodel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Graphs:
+    """What a search starts from, never changed afterwards; and what can be made of it without training.
+
+    Attributes:
+        backbone: The normalized backbone.
+        multitask: The backbone with a head per task.
+        supermodel: The search space made of it.
+        tasks: The tasks.
+        input: What the images are.
+        config: The options.
+        instruments: Watch every graph pass.
+        counted: What :meth:`costs_of` has counted so far.
+    """
+
+    backbone: ir.Model
+    multitask: ir.Model
+    supermodel: ir.Model
+    tasks: TaskSet
+    input: InputSpec
+    config: CompileConfig
+    instruments: Sequence[Instrument]
+    counted: dict[Architecture, Costs] = dataclasses.field(default_factory=dict, compare=False)
+
+    def rewrite(self, model: ir.Model, passes: Sequence[PassBase], name: str) -> ir.Model:
+        """A copy of `model` after `passes`."""
+        return Pipeline(passes, instruments=self.instruments, name=name)(graphs.clone(model)).model
+
+    def select(self, supermodel: ir.Model, architecture: Architecture) -> ir.Model:
+        """The multi-task model of an architecture, with the weights of `supermodel`; still trainable."""
+        return self.rewrite(supermodel, selection(architecture), "select")
+
+    def finalize(self, trained: ir.Model, tasks: TaskSet | None = None) -> ir.Model:
+        """The model as it would be emitted."""
+        contract = dataclasses.asdict(self.input)
+        return self.rewrite(trained, finalize_passes(tasks or self.tasks, contract, fold=self.config.fold), "finalize")
+
+    def with_heads(self, tasks: TaskSet) -> ir.Model:
+        """The backbone with heads for some of the tasks."""
+        made = self.rewrite(self.backbone, [AttachHeads(tasks, self.config.seed)], "heads")
+        round_attributes(made)
+        return made
+
+    def costs(self, trained: ir.Model, tasks: TaskSet | None = None) -> Costs:
+        """What a model costs once it is emitted."""
+        final = self.finalize(trained, tasks)
+        return count(final, file_bytes=len(graphs.to_bytes(final)))
+
+    def costs_of(self, architecture: Architecture) -> Costs:
+        """What the model of an architecture costs once it is emitted; the same for all weights."""
+        if architecture not in self.counted:
+            self.counted[architecture] = count(self.finalize(self.select(self.supermodel, architecture)))
+        return self.counted[architecture]
+
+    def separate_costs(self) -> Costs:
+        """Of a model per task, all of them together."""
+        parts = [TaskSet((task,)) for task in self.tasks]
+        return total([self.costs(self.with_heads(part), part) for part in parts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run and what it works on.
+
+    Attributes:
+        session: The run's directory, data and options.
+        title: What reports call the backbone.
+        recipe: The search method, with the user's changes.
+        graphs: The untrained graphs.
+        data: Fingerprint of the data set.
+    """
+
+    session: Session
+    title: str
+    recipe: Recipe
+    graphs: Graphs
+    data: str
+
+    def write_graphs(self, digest: str) -> None:
+        """The phase ``import``: the graphs, the tasks, and what was noticed about them.
+
+        Args:
+            digest: Of the supermodel.
+        """
+
+        def write(folder: Path) -> None:
+            made = self.graphs
+            for name in _GRAPHS:
+                graphs.save(getattr(made, name), folder / f"{name}.onnx")
+            atomic_write(folder / "tasks.json", self.session.tasks.to_json().encode())
+            write_json(folder / DATA_FILE, {"fingerprint": self.data})
+            # Before anything is trained: the search hands its supermodel on without them.
+            found = {"import": made.backbone, "heads": made.multitask, "space": made.supermodel}
+            write_diagnostics(folder, **found)
+
+        self.session.phase("import", write, graph=digest, data=self.data)
+
+
+def total(costs: Sequence[Costs]) -> Costs:
+    """Several models side by side: nothing is executed once for two of them."""
+    sums = {
+        field.name: sum(getattr(c, field.name) or 0 for c in costs)
+        for field in dataclasses.fields(Costs)
+        if field.name != "executed_once"
+    }
+    return Costs(**sums, executed_once=0.0)

@@ -1,0 +1,150 @@
+"""From the user's budget to an architecture whose emitted model keeps it.
+
+The decoder counts on the table of sites, before folding; the verdict is counted on the emitted graph, which has fewer
+parameters where a normalization was folded, and more where one convolution was folded into several. So the decoder's
+limits are first loosened by what folding is seen to save, and then tightened until the emitted graph keeps the user's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmtl import ir as graphs
+from onnxmtl import runtime
+from onnxmtl.cost.count import Costs
+from onnxmtl.cost.selected import count_architecture
+from onnxmtl.deploy.results import BudgetResult
+from onnxmtl.errors import BudgetError
+from onnxmtl.policy import Architecture, Policy
+from onnxmtl.policy.budget import Absolute, parse_budget
+from onnxmtl.policy.budgeted import Decoded, decode_budgeted
+from onnxmtl.policy.decoders import argmax
+from onnxmtl.policy.measured import fit_to_measure
+from onnxmtl.workflows.phases.job import Graphs
+
+_ATTEMPTS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """An architecture within the budget.
+
+    Attributes:
+        architecture: What the tasks share.
+        decoded: What the decoder says about it.
+        costs: Of the model as it is emitted.
+    """
+
+    architecture: Architecture
+    decoded: Decoded
+    costs: Costs
+
+    @property
+    def sentence(self) -> str:
+        """How it was found, for people."""
+        found = self.decoded
+        if found.method == "exact":
+            return "the most probable architecture within the budget (exact)"
+        gap = "no gap" if found.gap == 0 else f"a gap of at most {found.gap:.3g} in log-probability"
+        return f"the most probable architecture within the budget (mixed-integer program, {gap})"
+
+
+def resolve(made: Graphs, budget: str) -> tuple[Absolute, ...]:
+    """A budget in numbers; relative limits refer to separate models as they would be emitted."""
+    limits = parse_budget(budget)
+    if not limits:
+        return ()
+    separate = made.separate_costs()
+    return tuple(limit.resolve(separate) for limit in limits)
+
+
+def fit(made: Graphs, policy: Policy, limits: Sequence[Absolute]) -> Fitted:
+    """The most probable architecture whose emitted model keeps all limits.
+
+    Latency is measured, so the result can differ between two runs if it is limited.
+
+    Raises:
+        BudgetError: There is none, or none was found; with the smallest cost that can be reached.
+    """
+    counted = [limit for limit in limits if limit.quantity != "latency"]
+    times = [limit for limit in limits if limit.quantity == "latency"]
+    if not times:
+        return _fit_counted(made, policy, counted)
+    tightest = min(times, key=lambda limit: limit.bound)
+    found = fit_to_measure(
+        lambda cap: _fit_counted(
+            made, policy, [*counted, Absolute("multiply_adds", cap)] if math.isfinite(cap) else counted
+        ),
+        lambda fitted: measure(made, made.finalize(made.select(made.supermodel, fitted.architecture))),
+        tightest,
+        cost=lambda fitted: float(fitted.costs.multiply_adds),
+    )
+    return found.decoded
+
+
+def check(made: Graphs, policy: Policy, limits: Sequence[Absolute]) -> None:
+    """Refuse limits that no architecture keeps.
+
+    Raises:
+        BudgetError: As :func:`fit`.
+    """
+    fit(made, policy, limits)
+
+
+def measure(made: Graphs, final: ir.Model) -> float:
+    """Milliseconds of one image in ONNX Runtime on this machine."""
+    spec = made.input
+    image = np.zeros((1, spec.channels, spec.height, spec.width), np.float32)
+    return runtime.latency(graphs.to_bytes(final), image)
+
+
+def _fit_counted(made: Graphs, policy: Policy, limits: Sequence[Absolute]) -> Fitted:
+    slack = [_saved(made, policy, limit) for limit in limits]
+    for _ in range(_ATTEMPTS):
+        asked = [
+            dataclasses.replace(limit, bound=limit.bound + more) for limit, more in zip(limits, slack, strict=True)
+        ]
+        decoded = decode_budgeted(policy, asked)
+        architecture = decoded.architecture.validate(policy.table)
+        costs = made.costs_of(architecture)
+        over = [limit.of(costs) - limit.bound for limit in limits]
+        if max(over, default=0.0) <= 0:
+            return Fitted(architecture, decoded, costs)
+        # Just below what this architecture has on the table, by as much as its emitted graph is over.
+        slack = [
+            _counted_on_table(policy, architecture, limit) - math.ceil(excess) - limit.bound if excess > 0 else more
+            for limit, excess, more in zip(limits, over, slack, strict=True)
+        ]
+    shown = ", ".join(map(str, limits))
+    msg = f"{shown}: no architecture was found whose emitted model keeps it; folding adds to them, try --no-fold"
+    raise BudgetError(msg)
+
+
+def _saved(made: Graphs, policy: Policy, limit: Absolute) -> float:
+    """What the emitted model has less than the table says; the largest over two architectures that differ much."""
+    table = policy.table
+    first = {(site.index, t): 0 for site in table.sites for t in range(len(table.tasks))}
+    found = [0.0]
+    for architecture in dict.fromkeys((argmax(policy), Architecture.from_indices(table, first))):
+        found.append(_counted_on_table(policy, architecture, limit) - limit.of(made.costs_of(architecture)))
+    return max(found)
+
+
+def _counted_on_table(policy: Policy, architecture: Architecture, limit: Absolute) -> float:
+    parameters, multiply_adds = count_architecture(policy.table, architecture, trunk=limit.trunk)
+    return float(parameters if limit.quantity == "parameters" else multiply_adds)
+
+
+def verdict(made: Graphs, limits: Sequence[Absolute], final: ir.Model, costs: Costs) -> tuple[BudgetResult, ...]:
+    """One row per limit, counted or measured on the emitted model."""
+    rows = []
+    for limit in limits:
+        value = measure(made, final) if limit.quantity == "latency" else limit.of(costs)
+        name = ("trunk " if limit.trunk else "") + limit.quantity.replace("_", "-")
+        rows.append(BudgetResult(str(limit), name, limit.bound, value))
+    return tuple(rows)

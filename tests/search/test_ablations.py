@@ -1,0 +1,64 @@
+"""Each ablation changes exactly what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxmtl.errors import RunError
+from onnxmtl.search import ABLATIONS, recipe_named, recipe_names, variants_of, without
+
+EVERY = [recipe_named(name, variant) for name in recipe_names() for variant in ("", *variants_of(name))]
+# Recipe, name -> regularizers that are left; None: refused.
+LEFT = {
+    "automtl": {"regularizer": set(), "sharing": {"multiply_adds"}, "cost": {"sharing"}},
+    "automtl (paper)": {"regularizer": set(), "sharing": set()},
+    "automtl (released)": {"regularizer": set(), "sharing": set()},
+    "adashare": {"regularizer": set(), "sharing": {"sparsity"}, "sparsity": {"adashare_sharing"}},
+}
+LEFT |= {f"adashare ({variant})": LEFT["adashare"] for variant in ("paper", "released")}
+
+
+def differences(a, b) -> set[str]:
+    """Names of what differs, stages by their fields."""
+    mine, theirs = a.describe(), b.describe()
+    found = {name for name in mine if name != "stages" and mine[name] != theirs[name]}
+    for one, other in zip(mine["stages"], theirs["stages"], strict=True):
+        found |= {f"{one['name']}.{field}" for field in one if one[field] != other[field]}
+    return found
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.title)
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_what_an_ablation_changes(recipe, name):
+    if name == "curriculum":
+        if recipe.name == "adashare":
+            assert differences(recipe, without(recipe, ["curriculum"])) == {"policy.curriculum"}
+            assert all(stage.curriculum is None for stage in without(recipe, ["curriculum"]).stages)
+            return
+        left = None
+    else:
+        left = LEFT[recipe.title].get(name)
+    if left is None:
+        with pytest.raises(RunError, match=f"has no {name} to leave out") as found:
+            without(recipe, [name])
+        assert repr(recipe.title) in str(found.value)
+        return
+    changed = without(recipe, [name])
+    assert differences(recipe, changed) == {"regularizers"}
+    assert set(changed.regularizers) == left
+    assert all(changed.regularizers[kept] == recipe.regularizers[kept] for kept in left)
+
+
+def test_several_at_once_in_any_order():
+    recipe = recipe_named("adashare")
+    both = without(recipe, ["curriculum", "sparsity"])
+    assert both == without(without(recipe, ["sparsity"]), ["curriculum"])
+    assert differences(recipe, both) == {"regularizers", "policy.curriculum"}
+    assert without(recipe, ["sparsity", "sharing", "sparsity"]).regularizers == {}
+    assert without(recipe, []) == recipe
+    assert without(recipe_named("automtl"), ["regularizer", "cost"]).regularizers == {}
+
+
+def test_an_unknown_name():
+    with pytest.raises(RunError, match="cannot leave out 'x'; what can be left out: regularizer, curriculum"):
+        without(recipe_named("automtl"), ["x"])
