@@ -171,9 +171,11 @@ def test_figures_add_up():
     assert len(costs) == 5
     for separate, _, found, ratio in costs.values():
         assert size(found) / size(separate) == pytest.approx(float(ratio[:-1]), abs=1e-3)
-    metrics = [row for row in rows if len(row) == 7 and row[1].endswith(("↑", "↓"))]
+    metrics = [row for row in rows if len(row) == 8 and row[1].endswith(("↑", "↓"))]
     assert [row[0] for row in metrics] == ["seg", "depth", "normals"]
-    for _, metric, _, _, found, constant, margin in metrics:
+    total = re.search(r"all tasks and metrics: (\S+)%", block)
+    assert sum(float(row[6][:-1]) for row in metrics) / 3 == pytest.approx(float(total[1]), abs=0.1)
+    for _, metric, _, _, found, constant, _, margin in metrics:
         better = (float(found) - float(constant)) * (1 if metric.endswith("↑") else -1)
         assert better > 0 and better == pytest.approx(float(margin.split()[0]), rel=1e-2)
     once = [row for row in rows if len(row) == 7 and row[1] == "Conv" and "+" in row[5]]

@@ -36,6 +36,9 @@ from onnxmtl.cli.importing import (
     split_names,
 )
 
+# Headings of --help.
+DATA, SEARCH, TRAINING, RUN = "Data", "Search", "Training", "The run"
+
 
 class Norm(enum.StrEnum):
     """What a normalization does when its operator chooses."""
@@ -106,83 +109,145 @@ def compile_command(
     ],
     data: Annotated[
         str,
-        typer.Option(help="A data set's name, NAME:PATH, or module:callable of your own; task=…;task=… for one each."),
+        typer.Option(
+            help="A data set's name, NAME:PATH, or module:callable of your own; task=…;task=… for one each.",
+            rich_help_panel=DATA,
+        ),
     ] = "scenes",
     data_option: Annotated[
-        list[str] | None, typer.Option("--data-option", help="NAME=VALUE, an option of the data set (repeatable).")
+        list[str] | None,
+        typer.Option("--data-option", help="NAME=VALUE, an option of the data set (repeatable).", rich_help_panel=DATA),
     ] = None,
     weights: WeightsOption = None,
     dialect: DialectOption = Dialect.AUTO,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Run directory; new or empty.", show_default="runs/compile-N"),
+        typer.Option(
+            "--output", "-o", help="Run directory; new or empty.", show_default="runs/compile-N", rich_help_panel=RUN
+        ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Search method: automtl, adashare.")] = "automtl",
+    recipe: Annotated[str, typer.Option(help="Search method: automtl, adashare.", rich_help_panel=SEARCH)] = "automtl",
     variant: Annotated[
-        str, typer.Option(help="Of the recipe: paper (as printed), released (as its authors' code).")
+        str,
+        typer.Option(
+            help="Of the recipe: paper (as printed), released (as its authors' code).", rich_help_panel=SEARCH
+        ),
     ] = "",
-    preset: Annotated[str, typer.Option(help="The recipe's published numbers for a data set, as nyuv2.")] = "",
+    preset: Annotated[
+        str, typer.Option(help="The recipe's published numbers for a data set, as nyuv2.", rich_help_panel=SEARCH)
+    ] = "",
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", help="Leave out regularizer, curriculum, sparsity, sharing or cost (repeatable)."),
+        typer.Option(
+            "--without",
+            help="Leave out regularizer, curriculum, sparsity, sharing or cost (repeatable).",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     policy: Annotated[
-        PolicySource, typer.Option(help="random: nothing is searched, the architecture is drawn.")
+        PolicySource,
+        typer.Option(help="random: nothing is searched, the architecture is drawn.", rich_help_panel=SEARCH),
     ] = PolicySource.LEARNED,
     budget: Annotated[
-        str, typer.Option(help="Limits of the emitted model, as params<=0.6x,madds<=12M,latency<=4ms.")
+        str,
+        typer.Option(
+            help="Limits of the emitted model, as params<=0.6x,madds<=12M,latency<=4ms.", rich_help_panel=SEARCH
+        ),
     ] = "",
     weighting: Annotated[
-        str, typer.Option(help="Of the tasks' losses: static, uncertainty, dwa, gradnorm, torchjd:AGGREGATOR.")
+        str,
+        typer.Option(
+            help="Of the tasks' losses: static, uncertainty, dwa, gradnorm, torchjd:AGGREGATOR.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "static",
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Steps of the whole search; stages take shares of it.", show_default="preset's or 400"
+            min=1,
+            help="Steps of the whole search; stages take shares of it.",
+            show_default="preset's or 400",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images per step.", show_default="the preset's, or 16")
+        int | None,
+        typer.Option(min=2, help="Images per step.", show_default="the preset's, or 16", rich_help_panel=TRAINING),
     ] = None,
     features: FeaturesOption = None,
     output_stride: OutputStrideOption = 0,
     input_size: InputSizeOption = None,
     batchnorm: BatchNormOption = BatchNorm.KEEP,
-    norm: Annotated[Norm | None, typer.Option(help="Normalization follows its operator, or is per task.")] = None,
-    skip: Annotated[SkipForm | None, typer.Option(help="How an operator is skipped.")] = None,
-    granularity: Annotated[Granularity | None, typer.Option(help="One site per operator, or with activation.")] = None,
-    shared_prefix: Annotated[int | None, typer.Option(min=0, help="Force the first N sites to be shared.")] = None,
+    norm: Annotated[
+        Norm | None, typer.Option(help="Normalization follows its operator, or is per task.", rich_help_panel=SEARCH)
+    ] = None,
+    skip: Annotated[SkipForm | None, typer.Option(help="How an operator is skipped.", rich_help_panel=SEARCH)] = None,
+    granularity: Annotated[
+        Granularity | None, typer.Option(help="One site per operator, or with activation.", rich_help_panel=SEARCH)
+    ] = None,
+    shared_prefix: Annotated[
+        int | None, typer.Option(min=0, help="Force the first N sites to be shared.", rich_help_panel=SEARCH)
+    ] = None,
     regularizer: Annotated[
-        list[str] | None, typer.Option("--regularizer", help="NAME=WEIGHT, as multiply_adds=0.5 (repeatable).")
+        list[str] | None,
+        typer.Option("--regularizer", help="NAME=WEIGHT, as multiply_adds=0.5 (repeatable).", rich_help_panel=SEARCH),
     ] = None,
     architecture: Annotated[
         Path | None,
-        typer.Option(help="Train this architecture.json (of a run, or AutoMTL's policy) instead of searching one."),
+        typer.Option(
+            help="Train this architecture.json (of a run, or AutoMTL's policy) instead of searching one.",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=0, help="Draw so many architectures, take the best; 0: the recipe's way.")
+        int,
+        typer.Option(
+            min=0, help="Draw so many architectures, take the best; 0: the recipe's way.", rich_help_panel=SEARCH
+        ),
     ] = 0,
     decode_prefix: Annotated[
-        int, typer.Option(min=0, help="Share the first N sites whatever the policy says.", metavar="N")
+        int,
+        typer.Option(
+            min=0, help="Share the first N sites whatever the policy says.", metavar="N", rich_help_panel=SEARCH
+        ),
     ] = 0,
     retrain: Annotated[
         Retrain | None,
-        typer.Option(help="The selected model goes on with the search's weights, or starts from scratch."),
+        typer.Option(
+            help="The selected model goes on with the search's weights, or starts from scratch.", rich_help_panel=SEARCH
+        ),
     ] = None,
-    train_size: Annotated[int, typer.Option(min=0, help="Training samples; 0: the data set's default.")] = 0,
-    val_size: Annotated[int, typer.Option(min=0, help="Validation samples; 0: the data set's default.")] = 0,
+    train_size: Annotated[
+        int, typer.Option(min=0, help="Training samples; 0: the data set's default.", rich_help_panel=DATA)
+    ] = 0,
+    val_size: Annotated[
+        int, typer.Option(min=0, help="Validation samples; 0: the data set's default.", rich_help_panel=DATA)
+    ] = 0,
     baselines: Annotated[
-        str, typer.Option(help="Trained for comparison, once: single-task, hard-sharing, random, random-cost; or none.")
+        str,
+        typer.Option(
+            help="Trained for comparison, once: single-task, hard-sharing, random, random-cost; or none.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "single-task,hard-sharing",
-    random_draws: Annotated[int, typer.Option(min=1, help="Random architectures of each kind.")] = 8,
-    fold: Annotated[bool, typer.Option("--fold/--no-fold", help="Fold normalization into convolutions.")] = True,
+    random_draws: Annotated[
+        int, typer.Option(min=1, help="Random architectures of each kind.", rich_help_panel=TRAINING)
+    ] = 8,
+    fold: Annotated[
+        bool, typer.Option("--fold/--no-fold", help="Fold normalization into convolutions.", rich_help_panel=RUN)
+    ] = True,
     checkpoint_every: Annotated[
-        int, typer.Option(min=1, help="Steps between the states that --resume can go on from.")
+        int, typer.Option(min=1, help="Steps between the states that --resume can go on from.", rich_help_panel=RUN)
     ] = 50,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Write TensorBoard event files into this directory.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel=RUN)
+    ] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Write TensorBoard event files into this directory.", rich_help_panel=RUN)
+    ] = None,
     trace_passes: Annotated[
-        Path | None, typer.Option(help="Write the model after each graph pass into this directory.")
+        Path | None,
+        typer.Option(help="Write the model after each graph pass into this directory.", rich_help_panel=RUN),
     ] = None,
     seed: SeedOption = 0,
     devices: DevicesOption = 1,

@@ -25,17 +25,32 @@ class BatchNorm(enum.StrEnum):
     INSERT = "insert"
 
 
-WeightsOption = Annotated[Path | None, typer.Option(help="The .caffemodel of a .prototxt.")]
-DialectOption = Annotated[Dialect, typer.Option(help="Of a .prototxt; auto tells by its fields.")]
+BACKBONE = "Backbone"  # a heading of --help
+
+WeightsOption = Annotated[Path | None, typer.Option(help="The .caffemodel of a .prototxt.", rich_help_panel=BACKBONE)]
+DialectOption = Annotated[
+    Dialect, typer.Option(help="Of a .prototxt; auto tells by its fields.", rich_help_panel=BACKBONE)
+]
 FeaturesOption = Annotated[
-    list[str] | None, typer.Option("--features", help="Tensor the heads read (repeatable).", show_default="found")
+    list[str] | None,
+    typer.Option(
+        "--features", help="Tensor the heads read (repeatable).", show_default="found", rich_help_panel=BACKBONE
+    ),
 ]
 OutputStrideOption = Annotated[
-    int, typer.Option(min=0, help="Turn strides into dilations so that features are no coarser; 0 keeps them.")
+    int,
+    typer.Option(
+        min=0,
+        help="Turn strides into dilations so that features are no coarser; 0 keeps them.",
+        rich_help_panel=BACKBONE,
+    ),
 ]
-InputSizeOption = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the images.", show_default="the model's")]
+InputSizeOption = Annotated[
+    str | None, typer.Option(help="HEIGHTxWIDTH of the images.", show_default="the model's", rich_help_panel=BACKBONE)
+]
 BatchNormOption = Annotated[
-    BatchNorm, typer.Option(help="insert: put normalization back where it was folded at export.")
+    BatchNorm,
+    typer.Option(help="insert: put normalization back where it was folded at export.", rich_help_panel=BACKBONE),
 ]
 
 

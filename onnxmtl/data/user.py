@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxmtl.data.batch import Checked
 from onnxmtl.data.dataset import Dataset, DataSource, InputSpec
-from onnxmtl.errors import DataError, MissingDependencyError, OnnxMTLError
-from onnxmtl.kinds import TaskSet, close_match
+from onnxmtl.errors import DataError, OnnxMTLError
+from onnxmtl.kinds import TaskSet, load_callable, one_line
 
 
 def user_source(spec: str, tasks: TaskSet, train_size: int | None, val_size: int | None) -> DataSource:
@@ -66,28 +63,8 @@ def _find(spec: str) -> Callable[..., Any]:
     if not module_name or not attribute:
         msg = f"cannot read {spec!r}: write module:callable, as in own_data:make"
         raise DataError(msg)
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            msg = f"data {spec!r}: there is no module {error.name!r}, neither installed nor in {here}"
-            raise DataError(msg) from error
-        msg = f"data {spec!r}: its module needs {error.name!r}, which is not installed"
-        raise MissingDependencyError(msg) from error
-    except Exception as error:  # the user's module: anything can come
-        msg = f"data {spec!r}: importing {module_name!r} raised {_one_line(error)}"
-        raise DataError(msg) from error
-    found: Any = getattr(module, attribute, None)
-    if not callable(found):
-        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        what = "is not callable" if hasattr(module, attribute) else f"is not there{close_match(attribute, names)}"
-        msg = f"data {spec!r}: {attribute!r} {what} in module {module_name!r} ({module.__file__})"
-        raise DataError(msg)
-    return found  # type: ignore[no-any-return]
+    found: Callable[..., Any] = load_callable(spec, "data", DataError)
+    return found
 
 
 def _call(spec: str, make: Callable[..., Any], tasks: TaskSet) -> Any:
@@ -105,13 +82,8 @@ def _call(spec: str, make: Callable[..., Any], tasks: TaskSet) -> Any:
     except OnnxMTLError:
         raise
     except Exception as error:  # the user's code: anything can come
-        msg = f"data {spec!r} raised {_one_line(error)}"
+        msg = f"data {spec!r} raised {one_line(error)}"
         raise DataError(msg) from error
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _is_dataset(value: Any) -> bool:

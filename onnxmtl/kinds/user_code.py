@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from onnxmtl.errors import MissingDependencyError, TaskError
+from onnxmtl.errors import MissingDependencyError, OnnxMTLError, TaskError
 
 _NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -27,12 +27,13 @@ def is_named(text: str) -> bool:
     return _NAMED.fullmatch(text) is not None
 
 
-def load_named(spec: str, where: str) -> Any:
+def load_named(spec: str, where: str, error_type: type[OnnxMTLError] = TaskError) -> Any:
     """Import what ``module:name`` says. Modules are looked for in the current folder too, as data sets are.
 
     Args:
         spec: ``module:name``.
         where: What messages start with, e.g. ``task 'seg': the loss``.
+        error_type: What is raised where TaskError is not the word.
 
     Raises:
         TaskError: There is no such module or name, or importing it fails.
@@ -48,29 +49,30 @@ def load_named(spec: str, where: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             msg = f"{where} {spec!r}: there is no module {error.name!r}, neither installed nor in {here}"
-            raise TaskError(msg) from error
+            raise error_type(msg) from error
         msg = f"{where} {spec!r}: its module needs {error.name!r}, which is not installed"
         raise MissingDependencyError(msg) from error
     except Exception as error:  # the user's module: anything can come
         msg = f"{where} {spec!r}: importing {module_name!r} raised {one_line(error)}"
-        raise TaskError(msg) from error
+        raise error_type(msg) from error
     if not hasattr(module, name):
         names = [key for key in vars(module) if not key.startswith("_")]
-        msg = f"{where} {spec!r}: there is no {name!r}{close_match(name, names)} in module {module_name!r}"
-        raise TaskError(msg)
+        msg = f"{where} {spec!r}: {name!r} is not there{close_match(name, names)} in module {module_name!r}"
+        raise error_type(msg)
     return getattr(module, name)
 
 
-def load_callable(spec: str, where: str) -> Any:
+def load_callable(spec: str, where: str, error_type: type[OnnxMTLError] = TaskError) -> Any:
     """:func:`load_named`, of something that can be called.
 
     Raises:
         TaskError: As :func:`load_named`, or it is not callable.
     """
-    found = load_named(spec, where)
+    found = load_named(spec, where, error_type)
     if not callable(found):
-        msg = f"{where} {spec!r} is not callable, it is {type(found).__name__}"
-        raise TaskError(msg)
+        name = spec.partition(":")[2]
+        msg = f"{where} {spec!r}: {name!r} is not callable, it is {type(found).__name__}"
+        raise error_type(msg)
     return found
 
 

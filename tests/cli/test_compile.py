@@ -273,7 +273,7 @@ def test_two_images(folder, capsys):
         ("top.toml", "unknown key 'x'"),
         ("feature.toml", "no feature 'nowhere'"),
         ("head.toml", "the head 'no_such_module:head': there is no module"),
-        ("loss.toml", "the loss 'math:sine': there is no 'sine' (did you mean 'sin'?) in module 'math'"),
+        ("loss.toml", "the loss 'math:sine': 'sine' is not there (did you mean 'sin'?) in module 'math'"),
         ("metric.toml", "the metric 'math:sin' does not say which way is better"),
         ("own=json:JSONDecoder", "the task kind 'json:JSONDecoder' is no onnxmtl.kinds.Kind, it is type"),
     ],

@@ -57,8 +57,8 @@ def test_modules_of_the_current_folder_are_found(folder):
         ("gone_for_test:x", "it 'gone_for_test:x': there is no module 'gone_for_test', neither installed nor in"),
         ("os.gone:x", "there is no module 'os.gone'"),
         ("broken_for_test:x", "importing 'broken_for_test' raised ZeroDivisionError: division by zero"),
-        ("own_code_for_test:numbr", "there is no 'numbr' (did you mean 'number'?) in module 'own_code_for_test'"),
-        ("own_code_for_test:number", "it 'own_code_for_test:number' is not callable, it is int"),
+        ("own_code_for_test:numbr", "'numbr' is not there (did you mean 'number'?) in module 'own_code_for_test'"),
+        ("own_code_for_test:number", "it 'own_code_for_test:number': 'number' is not callable, it is int"),
     ],
 )
 def test_mistakes_are_told_in_one_line(folder, spec, message):
