@@ -295,7 +295,7 @@ def test_a_head_may_be_nothing(own_module):
     ("head", "message"),
     [
         ("no_such_module:head", "there is no module 'no_such_module', neither installed nor in"),
-        ("{}:no_such_name", "there is no 'no_such_name' in module"),
+        ("{}:no_such_name", "'no_such_name' is not there in module"),
         ("{}:number", "not callable"),
         ("{}:broken", "ZeroDivisionError"),
         ("{}:nothing", "returned NoneType"),

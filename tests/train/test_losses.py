@@ -334,8 +334,8 @@ def test_a_users_loss(module):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone", "task 't': the loss 'own_losses_for_test:gone': there is no 'gone' in module"),
-        ("number", "the loss 'own_losses_for_test:number' is not callable, it is int"),
+        ("gone", "task 't': the loss 'own_losses_for_test:gone': 'gone' is not there in module"),
+        ("number", "the loss 'own_losses_for_test:number': 'number' is not callable, it is int"),
         ("broken", "the loss 'own_losses_for_test:broken' failed: ZeroDivisionError: division by zero"),
         ("vector", r"returned a tensor \[2\]: return a scalar tensor, such as masked_mean\(values, valid\)"),
         ("nothing", "returned NoneType: return a scalar"),

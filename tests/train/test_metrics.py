@@ -303,7 +303,7 @@ def test_a_users_metric(module):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone", "task 't': the metric 'own_metrics_for_test:gone': there is no 'gone'"),
+        ("gone", "task 't': the metric 'own_metrics_for_test:gone': 'gone' is not there"),
         ("plain", "the metric 'own_metrics_for_test:plain' does not say which way is better: put @mean_metric"),
         ("one", r"the metric 'own_metrics_for_test:one' must return \(sum, count\): TypeError"),
     ],
