@@ -36,7 +36,7 @@ def from_first(work: Callable[[], T]) -> T:
         try:
             with alone():
                 result = work()
-        except Exception as error:
+        except Exception as error:  # whatever it is, the others must not wait for ever
             _send(_described(error))
             raise
         _send({"value": result})
@@ -62,7 +62,7 @@ def agreed(work: Callable[[], T]) -> T:
     try:
         with alone():
             result = work()
-    except Exception as error:
+    except Exception as error:  # whatever it is, all have to hear of it
         failure = error
     failed = torch.zeros(world_size(), device=_device())
     failed[rank()] = float(failure is not None)

@@ -140,7 +140,10 @@ class Pairs:
             np.copyto(layer[place], np.uint8(depth), where=shown)
         shades *= np.float32(1 / 255)
         image = np.broadcast_to(shades, (self._channels, height, width)).copy()
-        found: dict[str, npt.NDArray[np.generic]] = {"left": np.int64(classes[0]), "right": np.int64(classes[1])}  # type: ignore[dict-item]
+        found: dict[str, npt.NDArray[np.generic]] = {
+            "left": np.asarray(classes[0], np.int64),
+            "right": np.asarray(classes[1], np.int64),
+        }
         for label in self._wanted.dense:
             if label == "edges":
                 found[label] = _edges(layer)
@@ -241,18 +244,28 @@ def open_pairs(name: str, request: Request) -> DataSource:
         raise DataError(msg)
     labels = labels_for(request.tasks, name)
     sets = find_items(request.path, name)
-    common = {"size": request.size, "channels": request.channels, "side": side, "seed": request.seed}
     val_size = VAL_SIZE if request.val_size is None else request.val_size
     train_size = max(TRAIN_SIZE, len(sets.train)) if request.train_size is None else request.train_size
-    train = FreshPairs if options.fresh else Pairs
-    test = Pairs(sets.test, labels, part="test", length=val_size, **common)  # type: ignore[arg-type]
-    held_out = Pairs(sets.held_out, labels, part="val", length=val_size, **common)  # type: ignore[arg-type]
+
+    def pairs(items: Items, part: str, length: int, kind: type[Pairs] = Pairs) -> Pairs:
+        return kind(
+            items,
+            labels,
+            size=request.size,
+            channels=request.channels,
+            side=side,
+            seed=request.seed,
+            part=part,
+            length=length,
+        )
+
+    test, held_out = pairs(sets.test, "test", val_size), pairs(sets.held_out, "val", val_size)
     kinds = {"left": CLASSES, "right": CLASSES, "classes": CLASSES + 1, "sides": 3}
     words = NAMES[name]
     names = {"left": words, "right": words, "classes": ("background", *words), "sides": ("background", "left", "right")}
     return DataSource(
         name=name,
-        train=train(sets.train, labels, part="train", length=train_size, **common),  # type: ignore[arg-type]
+        train=pairs(sets.train, "train", train_size, FreshPairs if options.fresh else Pairs),
         val=test if options.val == "test" else held_out,
         input=InputSpec(request.channels, height, width, colour="RGB" if request.channels == 3 else "grey"),
         classes={task: kinds[label] for task, label in labels.items() if label in kinds},
