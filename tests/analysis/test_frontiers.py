@@ -123,7 +123,7 @@ def test_single_tensors_are_the_minimum_cuts_that_treemtls_detector_finds(case):
     assert {frozenset(order[a:b]) for a, b in itertools.pairwise(cuts)} == set(pieces)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(dags(), st.integers(1, 4))
 def test_a_boundary_is_where_the_minimum_cut_between_before_and_behind_is_small(case, k):
     _, order = case

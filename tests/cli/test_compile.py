@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -45,6 +48,25 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A directory with a finished run, and what its command gave and printed: (code, out, err)."""
+    path = tmp_path_factory.mktemp("trained")
+    write_backbone(path / "net.onnx")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(path), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(["compile", "net.onnx", "--tasks", TASKS, *QUICK, "--json", "-o", "run"])
+    return path, (code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def finished(trained, folder):
+    """That run in the user's directory; what its command gave and printed."""
+    path, printed = trained
+    shutil.copytree(path / "run", folder / "run")
+    return printed
+
+
 def command(capsys, *arguments, model="net.onnx", tasks=TASKS, out="run", quick=QUICK):
     given = {arguments[i] for i in range(len(arguments))}
     pairs = [word for flag, value in zip(quick[::2], quick[1::2], strict=False) if flag not in given
@@ -81,28 +103,28 @@ def refused(capsys, folder, *arguments, words: str, written: bool = False, **opt
 # What it prints
 
 
-def test_json(folder, capsys):
-    code, out, err = command(capsys, "--json")
+def test_json(finished):
+    code, out, err = finished
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert [task["task"] for task in found["tasks"]] == ["seg", "depth"]
     assert found["run"] == "run" and os.path.exists(found["model"])
 
 
-def test_quiet(folder, capsys):
-    code, out, err = command(capsys, "--quiet")
+def test_quiet(finished, capsys):
+    code, out, err = command(capsys, "--quiet", "--resume")
     assert (code, out, err) == (0, f"run{os.sep}model.onnx\n", "")
 
 
-def test_for_people(folder, capsys):
-    code, out, err = command(capsys)
-    assert (code, err) == (0, ""), "quiet off a terminal but for the answer"
+def test_for_people(finished, capsys):
+    code, out, err = command(capsys, "--resume")
+    assert (code, err) == (0, "")
     assert all(word in out for word in ("seg", "depth", "stem", "model.onnx", "constant"))
 
 
 def test_trace(folder, capsys):
-    code, _, _ = command(capsys, "--quiet", "--trace-passes", "trace")
-    assert code == 0
+    code, out, err = command(capsys, "--quiet", "--trace-passes", "trace")
+    assert (code, out, err) == (0, f"run{os.sep}model.onnx\n", "")
     names = sorted(os.listdir("trace"))
     assert (
         "trace.txt" in names and any("Vcn" in name for name in names) and any("AttachHeads" in name for name in names)
@@ -143,8 +165,7 @@ def test_every_other_option_is_taken(folder, capsys):
     assert list((folder / "events").glob("*/events.out.tfevents.*"))
 
 
-def test_specialize(folder, capsys):
-    assert command(capsys, "--quiet")[0] == 0
+def test_specialize(finished, folder, capsys):
     code = cli.main(["specialize", "run", "--budget", "madds<=0.9x", "-o", "small", "--json"])
     printed = capsys.readouterr()
     assert (code, printed.err) == (0, "")
@@ -166,10 +187,9 @@ def test_specialize(folder, capsys):
     assert not (folder / "runs").exists()
 
 
-def test_resume_of_a_finished_run_reports(folder, capsys):
-    first = command(capsys, "--json")
+def test_resume_of_a_finished_run_reports(finished, folder, capsys):
     before = digests(folder / "run")
-    assert command(capsys, "--json", "--resume") == first
+    assert command(capsys, "--json", "--resume") == finished
     assert digests(folder / "run") == before
 
 
@@ -408,15 +428,16 @@ def test_a_file(folder, capsys):
     refused(capsys, folder, out="taken/run", words="cannot write taken/run")
 
 
-def test_a_run(folder, capsys):
-    assert command(capsys)[0] == 0
+def test_a_run(finished, folder, capsys):
     refused(capsys, folder, words="run holds a run already; resume it")
     refused(capsys, folder, "--resume", "--seed", "7", words="seed was 0 in the run and is 7 now")
 
 
 def test_an_empty_directory_is_taken(folder, capsys):
     (folder / "run").mkdir()
-    assert command(capsys)[0] == 0
+    code, out, err = command(capsys)
+    assert (code, err) == (0, ""), "quiet off a terminal but for the answer"
+    assert "model.onnx" in out
 
 
 @pytest.mark.parametrize("limit", [1, 1_000, 10_000, 60_000, 120_000])
@@ -433,9 +454,9 @@ def test_a_full_disk(folder, capsys, limit):
         assert command(capsys, "--resume", "--quiet")[0] == 0
 
 
-def test_a_full_disk_in_the_middle_of_the_training(folder, capsys):
+def test_a_full_disk_in_the_middle_of_the_training(finished, folder, capsys):
     """A limit between the graphs, which are written first, and the states of the training."""
-    assert command(capsys, "--quiet", out="whole")[0] == 0
+    (folder / "run").rename(folder / "whole")
     sizes = [path.stat().st_size for path in (folder / "whole" / "phases" / "01-import").iterdir()]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes) + 1, before[1]))

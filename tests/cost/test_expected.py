@@ -44,7 +44,7 @@ def random_rows(rng: np.random.Generator, program: Program) -> list[np.ndarray]:
     return [rng.dirichlet(np.ones(count), program.tasks) for count in program.sites]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_equals_enumeration(seed):
     rng = np.random.default_rng(seed)

@@ -37,7 +37,7 @@ def damaged(damage, seed: int, number: int) -> list[bytes]:
 
 @pytest.mark.parametrize("damage", [damage_bytes, damage_model], ids=["bytes", "structure"])
 def test_damaged_files(damage):
-    check(damaged(damage, 1, 120))
+    check(damaged(damage, 1, 80))
 
 
 @pytest.mark.slow

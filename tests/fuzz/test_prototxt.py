@@ -51,11 +51,11 @@ def damaged_weights(folder: Path, seed: int, number: int) -> list[bytes]:
 
 
 def test_damaged_texts():
-    check(damaged_texts(1, 150))
+    check(damaged_texts(1, 100))
 
 
 def test_damaged_weights(tmp_path):
-    check(damaged_weights(tmp_path, 1, 150))
+    check(damaged_weights(tmp_path, 1, 100))
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from helpers.graphs import GraphBuilder
+from helpers.processes import PRELOADED
 from onnxmtl.ir import save
 
 TASKS = "seg=segmentation,depth"
@@ -174,7 +175,7 @@ class Children:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["torch", "lightning_fabric", "onnxmtl.workflows", "helpers.compiling"])
+        self._context.set_forkserver_preload(PRELOADED)
         self._errors = self._context.SimpleQueue()
 
     def start(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import onnx
 
+from helpers.processes import PRELOADED
+
 DASHES = b"\n----\n"
 EXTREME = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 7, 1000, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1)
 _OPS = (
@@ -295,7 +297,8 @@ def run_isolated(
     A case that kills the process, or runs into the time limit, is told from the others, which go on after it.
     `job` must be importable by name (a function at the top of a module).
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     outcomes: list[Outcome] = []
     while len(outcomes) < len(cases):
         ours, theirs = context.Pipe(duplex=False)

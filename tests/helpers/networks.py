@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxmtl.ir import to_bytes
+from onnxmtl.ir import diagnostics, to_bytes
 from onnxmtl.runtime import session
 
 
@@ -103,3 +103,18 @@ def image_of(model: ir.Model, batch: int = 2, seed: int = 0) -> np.ndarray:
     shape = model.graph.inputs[0].shape
     assert shape is not None
     return np.random.default_rng(seed).normal(size=(batch, *list(shape)[1:])).astype(np.float32)
+
+
+def codes(model: ir.Model) -> list[str]:
+    """Of all remarks that passes left in it, in their order."""
+    return [remark.code for remark in diagnostics(model)]
+
+
+def ops(model: ir.Model) -> list[str]:
+    """The types of all nodes, in their order."""
+    return [node.op_type for node in model.graph]
+
+
+def node(model: ir.Model, name: str) -> ir.Node:
+    """The node of this name."""
+    return next(n for n in model.graph if n.name == name)

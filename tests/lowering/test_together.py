@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from helpers.processes import in_processes
 from torch import nn
@@ -27,10 +28,6 @@ def _norm(part: slice) -> dict[str, torch.Tensor]:
     return found | {"dscale": scale.grad, "dshift": shift.grad}
 
 
-def _work(rank: int) -> dict[str, torch.Tensor]:
-    return _norm(slice(0, 2) if rank == 0 else slice(2, 6))  # unequal parts
-
-
 def _odd_gradients(rank: int) -> list[float | None]:
     parameters = [nn.Parameter(torch.ones(())) for _ in range(3)]
     for index in ((0, 1), (1,))[rank]:
@@ -39,9 +36,19 @@ def _odd_gradients(rank: int) -> list[float | None]:
     return [None if p.grad is None else float(p.grad) for p in parameters]
 
 
-def test_batch_statistics_and_gradients_are_those_of_the_whole_batch():
+def _work(rank: int) -> tuple[dict[str, torch.Tensor], list[float | None]]:
+    return _norm(slice(0, 2) if rank == 0 else slice(2, 6)), _odd_gradients(rank)  # unequal parts
+
+
+@pytest.fixture(scope="module")
+def two():
+    """What each of two processes found."""
+    return in_processes(2, _work)
+
+
+def test_batch_statistics_and_gradients_are_those_of_the_whole_batch(two):
     whole = _norm(slice(None))
-    first, second = in_processes(2, _work)
+    (first, _), (second, _) = two
     for name in ("mean", "variance", "loss", "dscale", "dshift"):
         torch.testing.assert_close(first[name], whole[name], rtol=1e-12, atol=1e-12)
         assert torch.equal(first[name], second[name])
@@ -49,8 +56,8 @@ def test_batch_statistics_and_gradients_are_those_of_the_whole_batch():
         torch.testing.assert_close(torch.cat([first[name], second[name]]), whole[name], rtol=1e-11, atol=1e-12)
 
 
-def test_a_gradient_that_only_one_process_has():
-    assert in_processes(2, _odd_gradients) == [[1.0, 14.0, None]] * 2
+def test_a_gradient_that_only_one_process_has(two):
+    assert [gradients for _, gradients in two] == [[1.0, 14.0, None]] * 2
 
 
 def test_alone_nothing_is_added():

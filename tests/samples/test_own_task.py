@@ -50,7 +50,7 @@ def _own(monkeypatch):
 def test_it_runs(tmp_path):
     out, text = tmp_path / "run", io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
-        patch.setattr(sys, "argv", ["own_task.py", "--steps", "4", "--train-size", "16", "--out", str(out)])
+        patch.setattr(sys, "argv", ["own_task.py", "--steps", "4", "--train-size", "8", "--out", str(out)])
         runpy.run_path(str(SAMPLES / "own_task.py"), run_name="__main__")
     assert "disparity_error ↓" in text.getvalue() and verify(out).passed
     found = dict(_metrics(out))

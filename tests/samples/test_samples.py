@@ -31,7 +31,7 @@ from onnxmtl.search import PolicyView, recipe, regularizers
 from onnxmtl.workflows import verify
 
 SAMPLES = Path(__file__).parents[2] / "samples"
-TINY = ["--steps", "4", "--train-size", "16"]
+TINY = ["--steps", "4", "--train-size", "8"]
 # Fails at once for whatever is neither Python's own nor numpy nor onnxruntime.
 ALONE = """
 import runpy, sys

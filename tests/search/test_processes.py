@@ -32,7 +32,7 @@ from onnxmtl.train.optimizers import OptimizerSpec
 
 TASKS = TaskSet.parse("seg=segmentation:3,depth,normals,edges,room=classification:4")
 CHANNELS = {"seg": 3, "depth": 1, "normals": 3, "edges": 1, "room": 4}
-STEPS = 8
+STEPS = 6
 SPEC = OptimizerSpec("adam", lr=1e-2, weight_decay=1e-3)
 WEIGHTINGS = ["static", "uncertainty", "dwa,period=2", "gradnorm", "torchjd:UPGrad"]
 SEARCHES = [
@@ -137,10 +137,17 @@ def outcome(history, module):
     return points, {name: tensor.detach().clone() for name, tensor in module.tensors().items()}
 
 
-def everything():
-    """All trainings that are compared."""
+def everything(folder: Path):
+    """All trainings that are compared. What those of RESUMED leave in their middle is kept in `folder`."""
     found = {f"weighting {name}": multitask(name) for name in WEIGHTINGS}
-    found |= {" ".join(("search", *names)): search(*names) for names in SEARCHES}
+    for names in SEARCHES:
+        states = listener = None
+        if names in RESUMED:
+            source, target = (folder / part / "-".join(names) for part in ("whole", "killed"))
+            states = Checkpoints(source)
+            if together.rank() == 0:
+                listener = functools.partial(keep, source=source, target=target)
+        found[" ".join(("search", *names))] = search(*names, checkpoints=states, listener=listener)
     return found | {"disjoint": disjoint()}
 
 
@@ -151,8 +158,9 @@ def keep(done: int, steps: int, figures, *, source: Path, target: Path) -> None:
 
 
 def resumed(folder: Path):
-    """Trainings that go on from the checkpoints in `folder`."""
-    return {" ".join(names): search(*names, checkpoints=Checkpoints(folder / "-".join(names))) for names in RESUMED}
+    """Trainings that go on from what is kept in `folder`."""
+    states = {names: Checkpoints(folder / "killed" / "-".join(names)) for names in RESUMED}
+    return {" ".join(names): search(*names, checkpoints=kept) for names, kept in states.items()}
 
 
 def errors(rank: int) -> list[str]:
@@ -186,12 +194,8 @@ def errors(rank: int) -> list[str]:
 
 def work(rank: int, folder: str):
     """What each of two processes does."""
-    found = everything()
     path = Path(folder)
-    for names in RESUMED:
-        source, target = path / "two" / "-".join(names), path / "killed" / "-".join(names)
-        listener = functools.partial(keep, source=source, target=target) if rank == 0 else None
-        search(*names, checkpoints=Checkpoints(source), listener=listener)
+    found = everything(path / "two")
     again = resumed(path / "one")  # what a single process has left
     return found, again, errors(rank)
 
@@ -201,12 +205,9 @@ def trained():
     """(name -> outcome with one process, with the first of two, with the second; and what else `work` returned)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        for names in RESUMED:
-            source, target = path / "single" / "-".join(names), path / "one" / "-".join(names)
-            listener = functools.partial(keep, source=source, target=target)
-            search(*names, checkpoints=Checkpoints(source), listener=listener)
+        single = everything(path / "one")
         first, second = in_processes(2, work, folder)
-        yield everything(), first, second, resumed(path / "killed")
+        yield single, first, second, resumed(path / "two")
 
 
 NAMES = (

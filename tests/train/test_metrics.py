@@ -1,4 +1,4 @@
-"""Metrics by hand, in any batches, and the constant predictors; Δ of AutoMTL Eq. 5."""
+"""Metrics by hand, and in any batches."""
 
 from __future__ import annotations
 
@@ -9,48 +9,14 @@ import types
 import numpy as np
 import pytest
 import torch
+from helpers.measuring import approx, full, logits, measure, random_set, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmtl.errors import DataError, TaskError
-from onnxmtl.kinds import KINDS, METRICS, Task, TaskSet, mean_metric
-from onnxmtl.train import constant
+from onnxmtl.kinds import KINDS, METRICS, Task, mean_metric
 from onnxmtl.train.accumulators import METRICS_OF, base
-from onnxmtl.train.constant import least_mean_angle
-from onnxmtl.train.delta import delta, relative_performance
-from onnxmtl.train.metrics import (
-    TaskMetrics,
-    better,
-    constant_predictor,
-    constant_predictors,
-    higher_is_better,
-    metric_for,
-    register_metrics,
-)
-
-approx = pytest.approx
-
-
-def task(kind: str, channels: int = 0) -> Task:
-    return Task("t", kind, channels=channels or {"segmentation": 3, "classification": 3, "regression": 2}.get(kind, 0))
-
-
-def full(kind: str, channels: int = 0) -> Task:
-    """A task with every metric of its kind."""
-    of = task(kind, channels)
-    return of.replace(metrics=(*of.spec.metrics, *of.spec.further))
-
-
-def measure(of: Task, prediction, target, labelled=None) -> dict[str, float]:
-    metric = metric_for(of)
-    metric.update(np.asarray(prediction, dtype=np.float64), np.asarray(target), labelled)
-    return metric.compute()
-
-
-def logits(classes: list, channels: int = 3) -> np.ndarray:
-    """One-hot logits [1, C, …] of the given classes."""
-    return np.moveaxis(np.eye(channels)[np.asarray(classes)], -1, 0)[None]
-
+from onnxmtl.train.metrics import TaskMetrics, better, higher_is_better, metric_for, register_metrics
 
 # By hand
 
@@ -352,25 +318,6 @@ def test_labels_beyond_the_classes_are_refused():
 # Whole sets
 
 
-def random_set(of: Task, seed: int, n: int = 7) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    size = (2, 3)
-    pred = rng.standard_normal((n, of.channels, *(size if of.dense else ())))
-    gone = rng.random((n, *size)) < 0.3
-    if of.kind == "segmentation":
-        target = np.where(gone, 255, rng.integers(0, 3, (n, *size)))
-    elif of.kind == "classification":
-        target = rng.choice([0, 1, 2, 255], n)
-    elif of.kind == "regression":
-        target = np.where(rng.random((n, 2)) < 0.3, np.nan, rng.standard_normal((n, 2)))
-    elif of.kind == "normals":
-        target = rng.standard_normal((n, 3, *size))
-        target = np.where(gone[:, None], 0, target / np.linalg.norm(target, axis=1, keepdims=True))
-    else:
-        target = np.where(gone, 0.0 if of.kind == "depth" else 255.0, rng.random((n, *size)))[:, None]
-    return pred, target
-
-
 @pytest.mark.parametrize("kind", list(KINDS))
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000), cuts=st.sets(st.integers(1, 6)), order=st.permutations(range(7)))
@@ -396,112 +343,6 @@ def test_the_median_is_right_to_a_hundredth_of_a_degree(angles):
     assert measure(task("normals"), pred, target)["median_angle"] == approx(middle, abs=0.0051)
 
 
-# The constant predictor
-
-
-class Samples:
-    """A data set of given targets (None or absent: not labelled)."""
-
-    def __init__(self, targets: list[dict]) -> None:
-        self.targets = targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int):
-        return np.zeros((3, 2, 3), np.float32), self.targets[index]
-
-
-def samples(of: Task, seed: int, n: int = 9) -> Samples:
-    _, target = random_set(of, seed, n)
-    return Samples([{of.name: target[i]} for i in range(n)] + [{}, {of.name: None}])
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("edges", "saliency")])
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 1000))
-def test_no_constant_is_better_on_the_set_it_was_fitted_on(kind, seed):
-    of = task(kind)
-    data = samples(of, seed)
-    found = constant_predictor(of, data, data)[of.primary]
-    rng = np.random.default_rng(seed)
-    others = np.eye(of.channels) if of.spec.categorical else rng.standard_normal((20, of.channels))
-    for other in others:
-        metric = metric_for(of)
-        for i in range(9):
-            target = data[i][1][of.name]
-            shape = (1, of.channels, *target.shape[-2:]) if of.dense else (1, of.channels)
-            metric.update(np.broadcast_to(other.reshape(1, -1, *[1] * (len(shape) - 2)), shape).copy(), target[None])
-        assert not better(of.primary, metric.compute()[of.primary], found) or metric.compute()[of.primary] == approx(
-            found, abs=1e-9
-        )
-
-
-def test_constants_by_hand():
-    def data(name: str, *targets) -> Samples:
-        return Samples([{name: np.asarray(t)} for t in targets])
-
-    seg = constant_predictor(task("segmentation"), data("t", [[1, 1, 0]]), data("t", [[1, 0, 2, 255]]))
-    assert seg == approx({"miou": (1 / 3 + 0 + 0) / 3, "pixel_accuracy": 1 / 3})
-    depth = constant_predictor(task("depth"), data("t", [[[1.0, 2.0, 9.0, 0.0]]]), data("t", [[[4.0, 1.0]]]))
-    assert depth["abs"] == approx((2 + 1) / 2) and depth["rel"] == approx((0.5 + 1) / 2)
-    pose = constant_predictor(task("regression"), data("t", [1.0, 5.0], [3.0, np.nan]), data("t", [0.0, 6.0]))
-    assert pose["mae"] == approx((2 + 1) / 2)
-    edges = constant_predictor(task("edges"), data("t", [[[0.0]]]), data("t", [[[1.0, 0.0, 0.0, 0.0, 255.0]]]))
-    assert edges == approx({"best_f": 2 / 5, "f_at_0.5": 2 / 5})
-    room = constant_predictor(task("classification"), data("t", 2, 2, 0), data("t", 2, 1))
-    assert room == {"accuracy": 0.5}
-
-
-def test_normals_take_the_best_of_several_walls_not_their_mean():
-    walls = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    weights = np.array([3.0, 1.0, 1.0])
-    best = least_mean_angle(walls, weights)
-    np.testing.assert_allclose(best, [1, 0, 0], atol=1e-6)
-    mean = weights @ walls / np.linalg.norm(weights @ walls)
-
-    def angle(v):
-        return np.rad2deg(weights @ np.arccos(walls @ v)) / 5
-
-    assert angle(best) == approx(36.0) and angle(mean) > 40
-
-
-def test_the_mean_direction_may_cancel():
-    pair = np.array([[0.0, 0, 1], [0, 0, -1]])
-    assert np.linalg.norm(least_mean_angle(pair, np.ones(2))) == approx(1)
-
-
-def test_several_tasks_in_one_pass():
-    seg, depth = Task("s", "segmentation", channels=3), Task("d", "depth")
-    data = Samples([{"s": np.array([[0, 1]]), "d": np.array([[[1.0, 2.0]]])}, {"s": np.array([[0, 0]])}])
-    found = constant_predictors([seg, depth], data, data)
-    assert found == {"s": constant_predictor(seg, data, data), "d": constant_predictor(depth, data, data)}
-
-
-def test_of_a_long_training_set_some_samples_are_read(monkeypatch):
-    """Reading hundreds of thousands of pictures for a constant takes hours."""
-    read = []
-
-    class Long(Samples):
-        def __getitem__(self, index):
-            read.append(index)
-            return super().__getitem__(index)
-
-    seg, rare = Task("s", "segmentation", channels=3), Task("d", "depth")
-    data = Long([{"s": np.array([[index % 2]])} for index in range(1000)])
-    monkeypatch.setattr(constant, "SAMPLES", 50)
-    found = constant_predictors([seg], data, Samples([{"s": np.array([[0, 1]])}]))
-    assert len(read) == 50 and (read[0], read[-1]) == (0, 999) and found["s"]["pixel_accuracy"] == 0.5
-    # A label that none of these has is looked for in the others.
-    data = Long([{"s": np.array([[0]]), "d": np.full((1, 1, 1), 2.0) if i == 7 else None} for i in range(1000)])
-    assert constant_predictors([seg, rare], data, Samples([{"d": np.full((1, 1, 1), 2.0)}]))["d"]["abs"] == 0
-
-
-def test_a_task_without_labels_is_refused():
-    with pytest.raises(DataError, match="no training sample has a label that counts"):
-        constant_predictor(task("depth"), Samples([{"t": np.zeros((1, 1, 1))}, {}]), Samples([]))
-
-
 # Names
 
 
@@ -521,61 +362,3 @@ def test_every_kind_computes_every_metric_it_names():
 def test_registering_twice_is_refused():
     with pytest.raises(TaskError, match="has metrics already"):
         register_metrics("depth")(TaskMetrics)
-
-
-# Delta
-
-
-def test_relative_performance_is_equation_five():
-    found = {"miou": 0.55, "pixel_accuracy": 0.9}
-    base = {"miou": 0.5, "pixel_accuracy": 1.0}
-    assert relative_performance(found, base, ("miou", "pixel_accuracy")) == approx((10 - 10) / 2)
-    assert relative_performance({"abs": 0.4}, {"abs": 0.5}, ("abs",)) == approx(20)
-    assert math.isnan(relative_performance({"abs": 0.4}, {"abs": 0.0}, ("abs",)))
-    assert relative_performance({"abs": 0.0}, {"abs": 0.0}, ("abs",)) == 0
-    assert math.isnan(relative_performance({"abs": math.nan}, {"abs": 0.1}, ("abs",)))
-    assert math.isnan(relative_performance({"abs": 0.1}, {"abs": math.nan}, ("abs",)))
-    assert relative_performance(
-        {"cosine_similarity": 0.1}, {"cosine_similarity": -0.2}, ("cosine_similarity",)
-    ) == approx(150)
-
-
-@given(st.floats(0.01, 100), st.floats(0.01, 100), st.sampled_from(sorted(METRICS)))
-def test_better_is_above_zero(one, other, name):
-    found = relative_performance({name: one}, {name: other}, (name,))
-    assert (found > 0) == better(name, one, other) and (found < 0) == better(name, other, one)
-
-
-METRICS_OF_TABLE_2 = ("abs", "rel", "delta1", "delta2", "delta3")
-TABLE_2 = {  # AutoMTL, CityScapes: mIoU, pixel accuracy, abs, rel, δ1, δ2, δ3
-    "Single-Task": (36.5, 73.8, 0.026, 0.38, 57.5, 76.9, 87.0),
-    "Multi-Task": (42.7, 68.1, 0.026, 0.39, 58.8, 80.5, 89.9),
-    "Sluice": (39.8, 74.2, 0.018, 0.35, 68.9, 85.8, 92.8),
-    "AdaShare": (40.6, 74.7, 0.018, 0.37, 71.4, 86.8, 93.1),
-    "AutoMTL": (42.8, 74.8, 0.018, 0.33, 70.0, 86.6, 93.4),
-}
-
-
-def row(name: str) -> dict[str, dict[str, float]]:
-    miou, accuracy, *depth = TABLE_2[name]
-    seg = {"miou": miou, "pixel_accuracy": accuracy}
-    return {"seg": seg, "depth": dict(zip(METRICS_OF_TABLE_2, depth, strict=True))}
-
-
-@pytest.mark.parametrize(
-    ("method", "seg", "depth"),
-    [("Multi-Task", 4.6, 1.5), ("Sluice", 4.8, 15.3), ("AdaShare", 6.2, 15.5), ("AutoMTL", 9.3, 17.1)],
-)
-def test_delta_gives_table_3_of_automtl_from_its_table_2(method, seg, depth):
-    tasks = TaskSet((Task("seg", "segmentation", channels=19), Task("depth", "depth", metrics=METRICS_OF_TABLE_2)))
-    found = delta(tasks, row(method), row("Single-Task"))
-    assert found.tasks == approx({"seg": seg, "depth": depth}, abs=0.051)
-    assert found.total == approx((found.tasks["seg"] + found.tasks["depth"]) / 2)
-
-
-def test_what_is_missing_is_named():
-    tasks = TaskSet.parse("depth")
-    with pytest.raises(DataError, match="task 'depth' is missing in the reference"):
-        delta(tasks, {"depth": {}}, {})
-    with pytest.raises(DataError, match="metric 'abs' is missing in the result"):
-        delta(tasks, {"depth": {}}, {"depth": {"abs": 1.0}})

@@ -30,6 +30,10 @@ EXPECTED = {
 }
 
 
+# Deep ones for `make test-all`: others here have their layers and joins.
+DEEP = ("inception_v2", "resnet50", "vgg19")
+
+
 def feature_of_original(model: ir.Model, name: str, image: np.ndarray) -> np.ndarray:
     """What the untouched graph computes at the tensor `name`, one image at a time."""
     proto = ir.to_proto(model)
@@ -42,7 +46,7 @@ def feature_of_original(model: ir.Model, name: str, image: np.ndarray) -> np.nda
     return np.concatenate([runner.run(None, {**feeds, source: image[i : i + 1]})[0] for i in range(len(image))])
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in EXPECTED])
 def test_normalized_computes_the_same(name):
     feature, stride, channels = EXPECTED[name]
     image = np.random.default_rng(1).normal(size=(2, 3, 224, 224)).astype(np.float32)
