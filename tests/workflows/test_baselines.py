@@ -75,8 +75,8 @@ def copied_cache(searched, own_cache):
 
 def test_all_of_them(backbone, tmp_path, own_cache):
     told = Told()
-    # Without a prior: a policy that hardly learnt would share all, and a random one like it would be the same.
-    done = full(backbone, tmp_path / "run", told, space={"prior": 0.0})
+    # Without a pull: a policy that hardly learnt is mixed, and random ones like it differ from each other.
+    done = full(backbone, tmp_path / "run", told, regularizers={"sharing": 0.0, "multiply_adds": 0.0})
     assert told.planned == told.stages == [
         "single-task seg", "single-task depth", "hard-sharing", "pre-train", "policy-train", "post-train",
         *(f"random-{kind}-{n}" for kind in ("total", "per-task", "cost") for n in (1, 2)),

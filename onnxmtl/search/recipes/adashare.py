@@ -56,7 +56,7 @@ def adashare() -> Recipe:
             ),
             Stage("retrain", share=0.5, relaxation="selected", weights=dataclasses.replace(_ADAM, schedule="cosine")),
         ),
-        regularizers={"sparsity": 0.01, "adashare_sharing": 0.05},
+        regularizers={"sparsity": 0.03, "adashare_sharing": 0.01},
         decoder="sample",
         samples=8,
         with_argmax=True,
