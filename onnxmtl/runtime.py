@@ -129,13 +129,17 @@ def run(
 
 
 def latency(
-    model: str | os.PathLike[str] | bytes, image: Array, *, seconds: float = 0.5, threads: int | None = None
+    model: str | os.PathLike[str] | bytes,
+    image: Mapping[str, Array] | Array,
+    *,
+    seconds: float = 0.5,
+    threads: int | None = None,
 ) -> float:
     """Milliseconds of one run: the median of runs over `seconds`, of 20 at least, after a few to warm up.
 
     Args:
-        model: Path of a model file with one input, or the serialised model.
-        image: The array it is run on.
+        model: Path of a model file, or the serialised model.
+        image: The array it is run on, or arrays by the names of its inputs.
         seconds: How long to measure.
         threads: As for :func:`session`.
 

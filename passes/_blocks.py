@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxmtl.kinds import Task
-from onnxmtl.passes._builder import Builder, scaled, static_channels, static_size
+from onnxmtl.passes._builder import Builder, scaled, static_channels
 
 # DeepLabv3 reads a 33x33 feature (513 pixels, output stride 16) with these dilations.
 _RATES, _RATES_SIZE = (6, 12, 18), 33
@@ -33,29 +33,44 @@ def dilation_rates(size: tuple[int, int] | None) -> tuple[int, ...]:
 
 
 def aspp(builder: Builder, feature: ir.Value, task: Task) -> ir.Value:
-    """Atrous spatial pyramid pooling (DeepLabv3, Chen et al. 2017).
-
-    A 1x1 and up to three dilated 3x3 branches and image pooling, concatenated, projected, classified. The pooling
-    branch has a bias instead of BatchNorm: over one pixel per image batch statistics are noise, and undefined for
-    a batch of one.
-    """
+    """Atrous spatial pyramid pooling (DeepLabv3, Chen et al. 2017) and the 1x1 prediction."""
     width = task.width or default_width(static_channels(feature))
-    size = static_size(feature)
+    return last_conv(builder, pyramid(builder, feature, width), task)
+
+
+def pyramid(builder: Builder, feature: ir.Value, width: int) -> ir.Value:
+    """A 1x1 and up to three dilated 3x3 branches and image pooling, concatenated and projected to `width` channels."""
+    size = builder.designed_size(feature)
     branches = [builder.conv_bn_relu(feature, width, name="point")]
     for rate in dilation_rates(size):
         branches.append(builder.conv_bn_relu(feature, width, kernel=3, dilation=rate, name=f"rate{rate}"))
-    if size is None or min(size) >= _POOLING_SIZE:
-        with builder.scope("image"):
-            pooled = builder.op("GlobalAveragePool", [feature], name="pool")
-            pooled = builder.op("Relu", [builder.conv(pooled, width)])
-            assert feature.shape is not None
-            shape = [feature.shape[0], width, *feature.shape[2:]]
-            target = builder.size_of(feature, "size")
-            branches.append(builder.op("Expand", [pooled, target], shape=shape))
-    assert feature.shape is not None
-    shape = [feature.shape[0], width * len(branches), *feature.shape[2:]]
-    joined = builder.op("Concat", branches, {"axis": 1}, shape=shape)
-    return last_conv(builder, builder.conv_bn_relu(joined, width, name="project"), task)
+    branches += image_level(builder, feature, width)
+    return builder.conv_bn_relu(joined(builder, branches), width, name="project")
+
+
+def image_level(builder: Builder, feature: ir.Value, width: int) -> list[ir.Value]:
+    """The image pooling branch; none for a feature so small that it adds nothing.
+
+    It has a bias instead of BatchNorm: over one pixel per image batch statistics are noise, and undefined for a batch
+    of one.
+    """
+    size = builder.designed_size(feature)
+    if size is not None and min(size) < _POOLING_SIZE:
+        return []
+    with builder.scope("image"):
+        pooled = builder.op("GlobalAveragePool", [feature], name="pool")
+        pooled = builder.op("Relu", [builder.conv(pooled, width)])
+        assert feature.shape is not None
+        shape = [feature.shape[0], width, *feature.shape[2:]]
+        return [builder.op("Expand", [pooled, builder.size_of(feature, "size")], shape=shape)]
+
+
+def joined(builder: Builder, maps: Sequence[ir.Value], name: str = "") -> ir.Value:
+    """Maps of one size, concatenated along the channels."""
+    first = maps[0]
+    assert first.shape is not None
+    shape = [first.shape[0], sum(static_channels(value) for value in maps), *first.shape[2:]]
+    return builder.op("Concat", maps, {"axis": 1}, name=name, shape=shape)
 
 
 def light(builder: Builder, feature: ir.Value, task: Task) -> ir.Value:

@@ -61,6 +61,7 @@ class Builder:
         seed: Weights are drawn from ``derive_seed(seed, name of the weight)``.
         namer: Hands out names; shared by all builders of a graph.
         created: The nodes made so far.
+        sizes: Name of a feature -> (height, width) that its head is designed for, where that is not its own size.
     """
 
     graph: ir.Graph
@@ -70,6 +71,7 @@ class Builder:
     seed: int
     namer: Namer
     created: list[ir.Node] = dataclasses.field(default_factory=list)
+    sizes: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     _scope: tuple[str, ...] = ()
 
     # Names
@@ -145,22 +147,31 @@ class Builder:
         *,
         kernel: int = 1,
         dilation: int = 1,
+        groups: int = 1,
         bias: bool = True,
         init: Init = kaiming,
         name: str = "conv",
     ) -> ir.Value:
         """A convolution with stride 1 that keeps height and width (odd kernels)."""
         pad = dilation * (kernel // 2)
-        w = self.weight(f"{name}.weight", (channels, static_channels(x), kernel, kernel), init, x)
+        w = self.weight(f"{name}.weight", (channels, static_channels(x) // groups, kernel, kernel), init, x)
         inputs = [x, w, *([self.weight(f"{name}.bias", (channels,), constant(0.0), x)] if bias else [])]
-        attributes = {"kernel_shape": [kernel] * 2, "dilations": [dilation] * 2, "pads": [pad] * 4, "strides": [1, 1]}
+        attributes: dict[str, Attribute] = {
+            "kernel_shape": [kernel] * 2,
+            "dilations": [dilation] * 2,
+            "pads": [pad] * 4,
+            "strides": [1, 1],
+            **({"group": groups} if groups > 1 else {}),
+        }
         assert x.shape is not None
         return self.op("Conv", inputs, attributes, name=name, shape=[x.shape[0], channels, *x.shape[2:]])
 
-    def conv_bn_relu(self, x: ir.Value, channels: int, *, kernel: int = 1, dilation: int = 1, name: str) -> ir.Value:
+    def conv_bn_relu(
+        self, x: ir.Value, channels: int, *, kernel: int = 1, dilation: int = 1, groups: int = 1, name: str
+    ) -> ir.Value:
         """Convolution without bias, BatchNormalization, Relu."""
         with self.scope(name):
-            x = self.conv(x, channels, kernel=kernel, dilation=dilation, bias=False)
+            x = self.conv(x, channels, kernel=kernel, dilation=dilation, groups=groups, bias=False)
             return self.op("Relu", [self.batchnorm(x)])
 
     def batchnorm(self, x: ir.Value, name: str = "bn") -> ir.Value:
@@ -197,6 +208,10 @@ class Builder:
         }
         shape = [x.shape[0], x.shape[1], height, width]
         return self.op("Resize", [x, None, None, sizes], attributes, name=name, shape=shape)
+
+    def designed_size(self, feature: ir.Value) -> tuple[int, int] | None:
+        """The height and width that decide what the head of a feature looks like; None if they are not known."""
+        return self.sizes.get(str(feature.name)) or static_size(feature)
 
     def size_of(self, x: ir.Value, name: str) -> ir.Value:
         """Height and width as an int64[2]: an initializer where they are known, else computed."""

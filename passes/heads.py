@@ -10,6 +10,7 @@ is removed.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import onnx_ir as ir
 from onnxmtl.analysis.features import KEY, KIND_KEY, read_features
 from onnxmtl.ir import Namer, shape_text
 from onnxmtl.ir.passes import InPlacePass, PassResult, Refused, RemoveUnusedNodesPass
-from onnxmtl.kinds import Task, TaskSet, close_match
-from onnxmtl.passes._blocks import aspp, light, pooled
-from onnxmtl.passes._builder import Builder, static_channels, static_size
+from onnxmtl.kinds import DECODER_HEADS, Task, TaskSet, close_match
+from onnxmtl.passes._blocks import aspp, joined, light, pooled
+from onnxmtl.passes._builder import Builder, static_size
+from onnxmtl.passes._decoders import FINE_STRIDE, deeplabv3plus, fine_and_coarse, raspp
 from onnxmtl.passes._user_heads import RefusedTask, call_function, insert_file, load_function
 
 __all__ = ["AttachHeads", "Builder", "RefusedTask"]
@@ -34,6 +36,8 @@ class AttachHeads(InPlacePass):
     Args:
         tasks: The tasks; their channels must be known (:meth:`TaskSet.with_classes`).
         seed: Each weight is drawn from ``derive_seed(seed, its name)``.
+        sizes: Name of a feature -> (height, width) that its heads are designed for, where that is not its own: the same
+            heads are attached to a network for images of another size.
 
     Raises:
         Refused: The model is no backbone with features.
@@ -42,10 +46,11 @@ class AttachHeads(InPlacePass):
 
     changes_outputs = True
 
-    def __init__(self, tasks: TaskSet, seed: int = 0) -> None:
+    def __init__(self, tasks: TaskSet, seed: int = 0, sizes: Mapping[str, tuple[int, int]] | None = None) -> None:
         super().__init__()
         self.tasks = tasks
         self.seed = seed
+        self.sizes = dict(sizes or {})
 
     def requires(self, model: ir.Model) -> None:
         """Check the model's features, and every task against them."""
@@ -73,14 +78,15 @@ class AttachHeads(InPlacePass):
         image = graph.inputs[0]
         outputs = {str(value.name): value for value in graph.outputs}
         features = [outputs[feature.name] for feature in read_features(model)]
-        chosen = {task.name: [outputs[f] for f in task.features] or features[-1:] for task in self.tasks}
+        usual = {task.name: features if task.head in DECODER_HEADS else features[-1:] for task in self.tasks}
+        chosen = {task.name: [outputs[f] for f in task.features] or usual[task.name] for task in self.tasks}
         _make_room(model, {task.name for task in self.tasks})
         namer = Namer(graph)
         for task in self.tasks:
             namer.unique(task.name)  # taken: no head may call anything else so
         results = []
         for task in self.tasks:
-            builder = Builder(graph, f"{task.name}_head", task.name, self, self.seed, namer)
+            builder = Builder(graph, f"{task.name}_head", task.name, self, self.seed, namer, sizes={**self.sizes})
             raw = _prediction(builder, chosen[task.name], task, image)
             if raw.producer() not in builder.created or raw in results:
                 raw = builder.op("Identity", [raw], name="out")
@@ -150,19 +156,32 @@ def _prediction(builder: Builder, features: list[ir.Value], task: Task, image: i
         raise RefusedTask(msg)
     if task.head == "pooled":
         return pooled(builder, features, task)
-    feature = _joined(builder, features, task)
-    if task.head == "aspp":
-        raw = aspp(builder, feature, task)
-    elif task.head == "light":
-        raw = light(builder, feature, task)
-    elif task.head.endswith(".onnx"):
-        raw = insert_file(builder, feature, task)
+    if task.head in DECODER_HEADS:
+        pair = fine_and_coarse(features, image)
+        if pair is None or (task.features and len(features) > 2):
+            shown = ", ".join(str(feature.name) for feature in features)
+            msg = (
+                f"task {task.name!r}: the head {task.head} reads two features, a fine one (stride {FINE_STRIDE}) and a "
+                f"coarse one, it has {shown}: name two of different size"
+            )
+            raise RefusedTask(msg)
+        raw = (deeplabv3plus if task.head == "deeplabv3plus" else raspp)(builder, *pair, task)
     else:
-        raw = call_function(builder, feature, task, image)
+        raw = _of_one(builder, _joined(builder, features, task), task, image)
     _check_shape(raw, task)
     if task.dense and task.resolution == "input":
         raw = builder.resize(raw, image, "to_input")
     return raw
+
+
+def _of_one(builder: Builder, feature: ir.Value, task: Task, image: ir.Value) -> ir.Value:
+    if task.head == "aspp":
+        return aspp(builder, feature, task)
+    if task.head == "light":
+        return light(builder, feature, task)
+    if task.head.endswith(".onnx"):
+        return insert_file(builder, feature, task)
+    return call_function(builder, feature, task, image)
 
 
 def _joined(builder: Builder, features: list[ir.Value], task: Task) -> ir.Value:
@@ -179,9 +198,10 @@ def _joined(builder: Builder, features: list[ir.Value], task: Task) -> ir.Value:
         feature if feature is largest else builder.resize(feature, largest, f"join{i}")
         for i, feature in enumerate(features)
     ]
-    assert largest.shape is not None
-    shape = [largest.shape[0], sum(static_channels(part) for part in parts), *largest.shape[2:]]
-    return builder.op("Concat", parts, {"axis": 1}, name="join", shape=shape)
+    made = joined(builder, parts, "join")
+    if str(largest.name) in builder.sizes:
+        builder.sizes[str(made.name)] = builder.sizes[str(largest.name)]
+    return made
 
 
 def _check_shape(raw: ir.Value, task: Task) -> None:

@@ -21,7 +21,7 @@ from onnxmtl.analysis.partition import partition
 from onnxmtl.analysis.scopes import scope
 from onnxmtl.errors import ModelError
 
-__all__ = ["Block", "Boundary", "blocks", "boundaries", "chosen_boundaries", "is_activation"]
+__all__ = ["Block", "Boundary", "backbone_blocks", "blocks", "boundaries", "chosen_boundaries", "is_activation"]
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _OUR_DOMAINS = frozenset({"", "ai.onnx", "onnxmtl"})
@@ -43,6 +43,11 @@ class Block:
     nodes: tuple[ir.Node, ...]
     inputs: tuple[ir.Value, ...]
     outputs: tuple[ir.Value, ...]
+
+    @property
+    def name(self) -> str:
+        """The newest tensor at the boundary behind it; of the last block, the last output it makes."""
+        return str(self.outputs[-1].name) if self.outputs else ""
 
     @property
     def has_weights(self) -> bool:
@@ -117,6 +122,37 @@ def blocks(
     if drop:  # after merging: what was merged away does not come back in its place
         parts = _dropped(parts, {_named([*known, *added], order, name).name for name in drop})
     return parts if groups is None else _grouped(parts, groups, {cut.position for cut in added}, cost)
+
+
+def backbone_blocks(
+    backbone: ir.Model,
+    groups: int | Sequence[int] | None = None,
+    at: Collection[str] | None = None,
+    k: int = 1,
+) -> list[Block]:
+    """The blocks in which tasks can branch off: what the tree and branch spaces, tables and recommendations agree on.
+
+    Args:
+        backbone: A normalized backbone, without heads.
+        groups: How many blocks, as equal in multiply-adds as possible; or how many of the blocks that are found make
+            each block, in order, as (1, 3, 4, 6, 3) for TreeMTL's five blocks of ResNet-34; or None for all found.
+        at: Cut at exactly these boundaries, see :func:`blocks`.
+        k: Largest number of live tensors at a boundary.
+
+    Raises:
+        ModelError: As of :func:`blocks`; or the numbers in `groups` do not sum to the number of blocks found.
+    """
+    if groups is None or isinstance(groups, int):
+        return blocks(backbone.graph, k=k, at=at, groups=groups)
+    found = blocks(backbone.graph, k=k, at=at)
+    if any(count < 1 for count in groups) or sum(groups) != len(found):
+        msg = (
+            f"the backbone has {len(found)} blocks, so groups of {', '.join(map(str, groups))} blocks do not fit; give "
+            f"numbers from 1 on that sum to {len(found)}"
+        )
+        raise ModelError(msg)
+    ends = list(itertools.accumulate(groups))
+    return _joined([found[end - count : end] for end, count in zip(ends, groups, strict=True)])
 
 
 def chosen_boundaries(found: Sequence[Block]) -> list[Boundary]:

@@ -3,6 +3,8 @@
 Values are sorted into classes: two values of different tasks are in one class if they are the same computation up to
 the choices above them (same operator, attributes and weights on inputs of one class; the k-th Choice of a site is one
 class whatever the task). Everything the table says follows from the classes, so no space has to describe itself.
+Grouped sites (:mod:`onnxmtl.ir.choice`) are the exception: every earlier one lies above all nodes of a later one, and
+their weights are one per group of tasks.
 Walks over the graph are linear and without recursion. What lies above a value is a set of sites that grows along the
 network: as a set of bits while it is read (n²/64 words for n sites: 1 MB for a thousand), and in the table as what it
 adds to the set of a value before it (:class:`~onnxmtl.analysis.table.Agreement`), so the table is linear.
@@ -11,29 +13,33 @@ adds to the set of a value before it (:class:`~onnxmtl.analysis.table.Agreement`
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import onnx_ir as ir
 
 from onnxmtl import ops
+from onnxmtl.analysis.places import Place, places, read_choices
 from onnxmtl.analysis.table import Agreement, CostItem, Option, Site, SiteTable, WeightItem
 from onnxmtl.errors import ModelError
-from onnxmtl.ir import Choice, as_choice, collection_paused, head_of, is_choice, sources, tasks_of_nodes
+from onnxmtl.ir import Choice, collection_paused, head_of, sources, tasks_of_nodes
 from onnxmtl.ir.attributes import canonical_attributes
 
-Member = tuple[str, int]  # (site id, position among the Choices of one task at the site)
-Place = tuple[str, int]  # (site id, option)
+Member = tuple[str, int]  # (site id, position among the Choices of one task at the site, or among its tensors)
 
 
-def site_table(model: ir.Model) -> SiteTable:
+def site_table(model: ir.Model, cost: Callable[[ir.Node], int] = ops.multiply_adds) -> SiteTable:
     """The table of sites of `model`; without Choices it has no sites, but all costs and weights.
+
+    Args:
+        model: Any graph.
+        cost: Of a node that has multiply-adds, in their place: what it takes by another measure.
 
     Raises:
         ModelError: Choices of one site disagree about their options or logits, or a site stands inside an option of
             another one; sizes needed for costs are unknown.
     """
     with collection_paused():
-        return _Reader(model).table()
+        return _Reader(model, cost).table()
 
 
 @dataclasses.dataclass
@@ -55,23 +61,24 @@ class _Above:
 
 
 class _Reader:
-    def __init__(self, model: ir.Model) -> None:
-        self.graph = model.graph
+    def __init__(self, model: ir.Model, cost: Callable[[ir.Node], int]) -> None:
+        self.graph, self.cost = model.graph, cost
         self.tasks = tuple(str(v.name) for v in model.graph.outputs)
         self.task_index = {task: i for i, task in enumerate(self.tasks)}
         needed = tasks_of_nodes(model.graph)
         self.tasks_of = {node: {self.task_index[t] for t in needed[node]} for node in model.graph}
-        self.choices: dict[ir.Node, Choice] = {n: as_choice(n) for n in model.graph if is_choice(n)}
+        self.choices = read_choices(model.graph)
+        self.place = places(model.graph)
         self.member_of: dict[ir.Node, Member] = {}
         self.members: list[Member] = []
         self.bit: dict[Member, int] = {}
         self.bits_of: dict[str, int] = {}  # site -> all its members
+        self.chain: dict[str, int] = {}  # grouped site -> the members of all grouped sites before it
         self._number_members()
         self.class_of: dict[ir.Value, Hashable] = {}
         self.classes: dict[Hashable, _Class] = {}
         self.node_class: dict[ir.Node, Hashable] = {}
         self._classify()
-        self.place = self._places()
         self.equal = self._equal()
         self.above: dict[int, _Above] = {0: _Above(0, Agreement(None, {}))}  # by the set of members
 
@@ -79,6 +86,7 @@ class _Reader:
         counts: dict[tuple[str, str], int] = {}
         logits: dict[tuple[str, str], ir.Value] = {}
         names: dict[str, tuple[str, ...]] = {}
+        tensors: dict[str, dict[str, int]] = {}
         for node, choice in self.choices.items():
             key = (choice.site, choice.task)
             if choice.task not in self.task_index:
@@ -87,13 +95,21 @@ class _Reader:
                 raise ModelError(f"site {choice.site!r}, task {choice.task!r}: its Choices use different logits")
             if names.setdefault(choice.site, choice.names) != choice.names:
                 raise ModelError(f"site {choice.site!r}: its Choices offer different options")
-            member = (choice.site, counts.get(key, 0))
-            counts[key] = member[1] + 1
+            position = counts.get(key, 0)
+            counts[key] = position + 1
+            if choice.grouped is not None:  # tasks need not read the same tensors of a block
+                known = tensors.setdefault(choice.site, {})
+                position = known.setdefault(choice.grouped, len(known))
+            member = (choice.site, position)
             self.member_of[node] = member
             if member not in self.bit:
                 self.bit[member] = 1 << len(self.members)
                 self.bits_of[choice.site] = self.bits_of.get(choice.site, 0) | self.bit[member]
                 self.members.append(member)
+        before = 0
+        for site in tensors:
+            self.chain[site] = before
+            before |= self.bits_of[site]
 
     def _classify(self) -> None:
         """Give every value a class, and every class what lies above it."""
@@ -123,6 +139,10 @@ class _Reader:
                 if attributes is None:
                     attributes = id(node)
                 key = (node.domain, node.op_type, attributes, tuple(keys))
+                place = self.place[node]
+                if place is not None and place[0] in self.chain:
+                    key = (place, key)  # candidates are different computations, even of equal form
+                    upstream |= self.chain[place[0]]
             # Keys nest; a number stands for each so that they stay small.
             number = ids.setdefault(key, len(ids))
             self.node_class[node] = number
@@ -132,28 +152,6 @@ class _Reader:
                 entry = self.classes.setdefault(name, _Class(0, set(), before))
                 entry.upstream |= upstream
                 entry.tasks |= self.tasks_of[node]
-
-    def _places(self) -> dict[ir.Node, Place | None]:
-        """For each node the (site, option) it works for alone, or None."""
-        place: dict[ir.Node, Place | None] = {}
-        for node in reversed(self.graph):
-            found: set[Place | None] = set()
-            for output in node.outputs:
-                if output.is_graph_output():
-                    found.add(None)
-                for user, index in output.uses():
-                    choice = self.choices.get(user)
-                    if choice is not None:
-                        found.add((choice.site, index) if index < len(choice.names) else None)
-                    else:
-                        found.add(place[user])
-            place[node] = found.pop() if len(found) == 1 else None
-            if node in self.choices and (inside := place[node]) is not None and inside[0] != self.choices[node].site:
-                raise ModelError(
-                    f"site {self.choices[node].site!r} stands inside an option of site {inside[0]!r}; "
-                    "every option of a site must read the site's input"
-                )
-        return place
 
     def _equal(self) -> dict[Member, frozenset[int]]:
         """Member -> the options whose values are of one class for all tasks."""
@@ -200,12 +198,14 @@ class _Reader:
                 for i, name in enumerate(first[site].names)
             )
             some = tuple(sorted(own_task[site])) if len(own_task[site]) < len(self.tasks) else ()
-            sites.append(Site(site, index[site], depths[site], "choice", tuple(nodes[site]), offered, some))
+            kind = "grouped" if site in self.chain else "choice"
+            sites.append(Site(site, index[site], depths[site], kind, tuple(nodes[site]), offered, some))
         return SiteTable(self.tasks, tuple(sites), tuple(costs), tuple(weights))
 
     def _depths(self, ids: Iterable[str]) -> dict[str, int]:
         """Length of the longest chain of sites before each."""
         depth = dict.fromkeys(ids, 0)
+        depth.update({site: position for position, site in enumerate(self.chain)})
         above: dict[ir.Value, int] = {}
         for node in self.graph:
             before = max((above.get(v, 0) for v in node.inputs if v is not None), default=0)
@@ -230,7 +230,7 @@ class _Reader:
                 groups.setdefault(self.node_class[node], []).append(node)
         counted: set[tuple[Place, tuple[str, ...]]] = set()
         for key, nodes in groups.items():
-            cost = ops.multiply_adds(nodes[0])
+            cost = self.cost(nodes[0])
             if cost <= 0:
                 continue
             tasks = tuple(sorted(set().union(*(self.tasks_of[node] for node in nodes))))
@@ -322,9 +322,11 @@ class _Reader:
             triples = sorted((task, index[site], option) for (site, option), who in users.items() for task in who)
             sites = {site for _, site, _ in triples}
             home = sites.pop() if len(sites) == 1 and not always else None
+            agree = self._agree_of_weight(users, users_of_value, index) if home is not None else None
             needing = [node for node in users_of_value if self.tasks_of[node]]
             head = bool(needing) and all(head_of(node) is not None for node in needing)
-            items.append(WeightItem(size, home, () if always else tuple(triples), tuple(sorted(always)), head))
+            uses = () if always else tuple(triples)
+            items.append(WeightItem(size, home, uses, tuple(sorted(always)), head, agree))
             everyone = always.union(*users.values())
             for place, who in users.items():
                 if len(everyone) > 1:
@@ -334,3 +336,12 @@ class _Reader:
                     per_task[min(who)] = per_task.get(min(who), 0) + size
         places = shared.keys() | own.keys()
         return items, {p: (shared.get(p, 0), max(own.get(p, {0: 0}).values())) for p in places}
+
+    def _agree_of_weight(
+        self, users: Iterable[Place], nodes: Iterable[ir.Node], index: Mapping[str, int]
+    ) -> Agreement | None:
+        """Of a weight that groups of tasks have one each of: what lies above those who use it; else None."""
+        if any(site not in self.chain for site, _ in users):
+            return None
+        node = next(iter(nodes))  # all of them have all grouped sites before theirs above them, and no other
+        return self._above(self.classes[self.node_class[node], 0], index).agreement

@@ -42,7 +42,8 @@ class Site:
         id: The ``site`` attribute of its Choices.
         index: Position in ``SiteTable.sites``, which is in topological order.
         depth: Length of the longest chain of sites before it: 0 for the first (AutoMTL's l in Eq. 3).
-        kind: What is decided, e.g. ``"vcn"``.
+        kind: ``choice``; or ``grouped`` (:mod:`onnxmtl.ir.choice`), if all grouped sites before it lie above it and
+            every group of tasks has weights of its own.
         members: Names of its Choice nodes, in graph order.
         options: In the order of the Choices' inputs; all tasks have the same ones.
         tasks: Indices of the tasks that pass through the site; empty means all of them. (A task whose head takes an
@@ -56,6 +57,11 @@ class Site:
     members: tuple[str, ...]
     options: tuple[Option, ...]
     tasks: tuple[int, ...] = ()
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it is a grouped site."""
+        return self.kind == "grouped"
 
     @property
     def option_names(self) -> tuple[str, ...]:
@@ -195,6 +201,9 @@ class WeightItem:
         uses: (task, site, option) triples under which it is needed: the task takes the option at the site.
         always_tasks: Indices of the tasks that need it whatever is drawn (heads, layers outside all sites).
         head: Whether only nodes of task heads use it: costs of the trunk leave it out.
+        agree: None for a weight that is one however many tasks use it. At a grouped site every group of tasks that use
+            it has one of its own: tasks are a group if they agree above it, as in :attr:`CostItem.agree`; then all its
+            uses are of one site and option.
     """
 
     size: int
@@ -202,11 +211,20 @@ class WeightItem:
     uses: tuple[tuple[int, int, int], ...] = ()
     always_tasks: tuple[int, ...] = ()
     head: bool = False
+    agree: Mapping[int, tuple[int, ...]] | None = dataclasses.field(default=None, hash=False)
 
     @property
     def always(self) -> bool:
         """Whether every architecture needs the weight."""
         return bool(self.always_tasks) or not self.uses
+
+    @property
+    def per_group(self) -> CostItem | None:
+        """A weight of which every group of tasks has its own, as an item whose cost are its elements; else None."""
+        if self.agree is None or self.always:
+            return None
+        (_, site, option), tasks = self.uses[0], tuple(task for task, _, _ in self.uses)
+        return CostItem(self.size, site, option, tasks, self.agree, self.head)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +252,8 @@ class SiteTable:
                 msg = f"site {site.id!r} has index {site.index} at position {position}, options {site.option_names}"
                 raise ValueError(msg)
         checked: set[int] = set()  # parts that many items share, by their id
-        for item in self.cost_items:
+        weights = [item for weight in self.weight_items if (item := weight.per_group) is not None]
+        for item in (*self.cost_items, *weights):
             self._check_uses([(task, item.site, item.option) for task in item.tasks])
             for part in item.agree.parts() if isinstance(item.agree, Agreement) else ():
                 if id(part) in checked:
@@ -244,6 +263,9 @@ class SiteTable:
             if not isinstance(item.agree, Agreement):
                 self._check_agree(item.agree)
         for weight in self.weight_items:
+            if weight.agree is not None and len({(site, option) for _, site, option in weight.uses}) != 1:
+                msg = f"a weight per group is of one option of one site, not of {weight.uses}"
+                raise ValueError(msg)
             self._check_uses(list(weight.uses))
             self._check_uses([(task, None, None) for task in weight.always_tasks])
 

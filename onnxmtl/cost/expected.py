@@ -9,7 +9,8 @@ T_v) leaves on average
 
 nodes in the selected model, because Σ_{∅≠S⊆G} (−1)^{|S|+1} = 1 for each group G of tasks that compute v together. A
 single task needs its copy whatever happens above it: that term has no upstream factor (with one, all that follows an
-own copy would look free). A weight is needed unless every task, independently, draws no use of it.
+own copy would look free). A weight is needed unless every task, independently, draws no use of it; of a weight at a
+grouped site (:mod:`onnxmtl.ir.choice`) there are as many copies as of a node there.
 
 Work and memory are 2^T times the length of the table; what is above an item is multiplied up in log₂(depth) steps.
 
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmtl.analysis.table import Agreement, SiteTable
+from onnxmtl.analysis.table import Agreement, CostItem, SiteTable
 from onnxmtl.cost.arrays import Array, array_namespace, constant, product, to_float64
 from onnxmtl.errors import ModelError
 
@@ -54,12 +55,10 @@ class ExpectedCost:
             )
             raise ModelError(msg)
         self.table = table
-        counts = [len(site.options) for site in table.sites]
-        # All options of all sites side by side are the columns; one last column is the constant 1 (no site).
-        self._starts = [0, *itertools.accumulate(counts)]
-        self._one = self._starts[-1]
-        self._single = self._single_coefficients()
-        self._prepare_joint()
+        self._columns = _Columns(table)
+        self._work = _Copies(self._columns, table.cost_items)
+        grouped = [item for weight in table.weight_items if (item := weight.per_group) is not None]
+        self._grouped_weights = _Copies(self._columns, grouped) if grouped else None
         self._prepare_weights()
 
     def multiply_adds(self, probabilities: Sequence[Array], like: Array | None = None) -> Array:
@@ -69,70 +68,26 @@ class ExpectedCost:
             probabilities: See the class.
             like: Any array of the wanted library; needed only for a table without sites.
         """
-        p = self._join(probabilities, like)
-        total = self._singles(p)
-        if not self._items.shape[1]:
-            return total
-        subsets = self._subset_products(p)[constant(self._rows, p)]
-        sums = _masked_sum(subsets, self._agreeing, p)  # [subsets, (site, agreeing options)]
-        above = product(sums[:, constant(self._parts, p)])  # [subsets, parts]
-        for jump in self._jumps:  # every part times what lies 1, 2, 4, … parts above it
-            above = above * above[:, constant(jump, p)]
-        counts = subsets[:, constant(self._items[0], p)] * above[:, constant(self._items[1], p)]
-        return total + (counts * constant(self._joint, p)).sum()
+        return self._work.total(self._join(probabilities, like))
 
     def multiply_adds_unshared(self, probabilities: Sequence[Array], like: Array | None = None) -> Array:
         """Expected multiply-adds (batch 1) if every task computed alone: the sum over the tasks."""
-        return self._singles(self._join(probabilities, like))
+        return self._work.singles(self._join(probabilities, like))
 
     def parameters(self, probabilities: Sequence[Array], like: Array | None = None) -> Array:
         """Expected number of elements of all trainable weights of the selected model, heads included."""
         p = self._join(probabilities, like)
+        total = p.sum() * 0.0 + self._fixed_parameters
+        if self._grouped_weights is not None:
+            total = total + self._grouped_weights.total(p)
         if not len(self._sizes):
-            return p.sum() * 0.0 + self._fixed_parameters
+            return total
         # The probability that a task uses a weight at a site.
         used = _masked_sum(p.reshape(1, -1), self._groups, p)[0]
         unused = product((1.0 - used)[constant(self._weight_groups, p)])
-        return ((1.0 - unused) * constant(self._sizes, p)).sum() + self._fixed_parameters
+        return total + ((1.0 - unused) * constant(self._sizes, p)).sum()
 
     # -- preparation (numpy, once) ---------------------------------------------------------------------------------
-
-    def _column(self, site: int | None, option: int | None) -> int:
-        return self._one if site is None or option is None else self._starts[site] + option
-
-    def _single_coefficients(self) -> _Numpy:
-        """Terms |S| = 1: cost of each (task, column)."""
-        coefficients = np.zeros((len(self.table.tasks), self._one + 1))
-        for item in self.table.cost_items:
-            coefficients[list(item.tasks), self._column(item.site, item.option)] += item.cost
-        return coefficients
-
-    def _prepare_joint(self) -> None:
-        """Terms |S| > 1. Items that differ in nothing but their cost are one."""
-        above = _Above()
-        joint: dict[tuple[int, int, tuple[int, ...]], float] = {}
-        for item in self.table.cost_items:
-            part = above.part(item.agree) if len(item.tasks) > 1 else None
-            if part is None:
-                continue  # cannot be computed for two tasks at once
-            place = (self._column(item.site, item.option), part, item.tasks)
-            joint[place] = joint.get(place, 0.0) + item.cost
-
-        masks = np.arange(1 << len(self.table.tasks))
-        sizes = np.array([int(mask).bit_count() for mask in masks])
-        self._rows = masks[sizes > 1]
-        signs = np.where(sizes[self._rows] % 2 == 1, 1.0, -1.0)
-        self._items = np.array([key[:2] for key in joint], dtype=np.int64).reshape(-1, 2).T
-        self._joint = np.zeros((len(self._rows), len(joint)))
-        for i, ((_, _, tasks), cost) in enumerate(joint.items()):
-            allowed = sum(1 << t for t in tasks)
-            self._joint[:, i] = np.where((self._rows & ~allowed) == 0, cost * signs, 0.0)
-
-        # One more sum is the constant 1, to fill parts up to a common length.
-        columns = [[self._column(site, option) for option in options] for site, options in above.sums]
-        self._agreeing = _masked([*columns, [self._one]])
-        self._parts = _padded(above.parts, len(above.sums))
-        self._jumps = above.jumps()
 
     def _prepare_weights(self) -> None:
         """For every weight that is not always needed: its size, and per (task, site) the options that use it."""
@@ -140,11 +95,11 @@ class ExpectedCost:
         weights: dict[tuple[int, ...], float] = {}  # weights that are used together are one
         self._fixed_parameters = float(sum(w.size for w in self.table.weight_items if w.always))
         for weight in self.table.weight_items:
-            if weight.always:
+            if weight.always or weight.agree is not None:
                 continue
             drawn: dict[tuple[int, int], set[int]] = {}
             for task, site, option in weight.uses:
-                place = task * (self._one + 1) + self._column(site, option)
+                place = task * (self._columns.one + 1) + self._columns.of(site, option)
                 drawn.setdefault((task, site), set()).add(place)
             places_of = [tuple(sorted(places)) for places in drawn.values()]
             key = tuple(sorted(groups.setdefault(places, len(groups)) for places in places_of))
@@ -167,16 +122,74 @@ class ExpectedCost:
         one = constant(np.ones((tasks, 1)), anchor)
         return array_namespace(anchor).concatenate([*(to_float64(p) for p in probabilities), one], 1)
 
-    def _singles(self, p: Array) -> Array:
+
+class _Columns:
+    """All options of all sites side by side; one last column is the constant 1 (no site)."""
+
+    def __init__(self, table: SiteTable) -> None:
+        self.tasks = len(table.tasks)
+        self._starts = [0, *itertools.accumulate(len(site.options) for site in table.sites)]
+        self.one = self._starts[-1]
+
+    def of(self, site: int | None, option: int | None) -> int:
+        """The column of an option."""
+        return self.one if site is None or option is None else self._starts[site] + option
+
+
+class _Copies:
+    """Σ cost · E[copies] over items, with probabilities as one array [tasks, columns]."""
+
+    def __init__(self, columns: _Columns, items: Sequence[CostItem]) -> None:
+        self._single = np.zeros((columns.tasks, columns.one + 1))  # terms |S| = 1
+        above = _Above()
+        joint: dict[tuple[int, int, tuple[int, ...]], float] = {}  # items that differ in their cost alone are one
+        for item in items:
+            column = columns.of(item.site, item.option)
+            self._single[list(item.tasks), column] += item.cost
+            part = above.part(item.agree) if len(item.tasks) > 1 else None
+            if part is not None:  # else it cannot be computed for two tasks at once
+                place = (column, part, item.tasks)
+                joint[place] = joint.get(place, 0.0) + item.cost
+        masks = np.arange(1 << columns.tasks)
+        sizes = np.array([int(mask).bit_count() for mask in masks])
+        self._rows = masks[sizes > 1]
+        signs = np.where(sizes[self._rows] % 2 == 1, 1.0, -1.0)
+        self._items = np.array([key[:2] for key in joint], dtype=np.int64).reshape(-1, 2).T
+        self._joint = np.zeros((len(self._rows), len(joint)))
+        for i, ((_, _, tasks), cost) in enumerate(joint.items()):
+            allowed = sum(1 << t for t in tasks)
+            self._joint[:, i] = np.where((self._rows & ~allowed) == 0, cost * signs, 0.0)
+        # One more sum is the constant 1, to fill parts up to a common length.
+        sums = [[columns.of(site, option) for option in options] for site, options in above.sums]
+        self._agreeing = _masked([*sums, [columns.one]])
+        self._parts = _padded(above.parts, len(above.sums))
+        self._jumps = above.jumps()
+
+    def total(self, p: Array) -> Array:
+        """Equal computations of several tasks done once."""
+        total = self.singles(p)
+        if not self._items.shape[1]:
+            return total
+        subsets = _subset_products(p)[constant(self._rows, p)]
+        sums = _masked_sum(subsets, self._agreeing, p)  # [subsets, (site, agreeing options)]
+        above = product(sums[:, constant(self._parts, p)])  # [subsets, parts]
+        for jump in self._jumps:  # every part times what lies 1, 2, 4, … parts above it
+            above = above * above[:, constant(jump, p)]
+        counts = subsets[:, constant(self._items[0], p)] * above[:, constant(self._items[1], p)]
+        return total + (counts * constant(self._joint, p)).sum()
+
+    def singles(self, p: Array) -> Array:
+        """Every task for itself."""
         return (p * constant(self._single, p)).sum()
 
-    def _subset_products(self, p: Array) -> Array:
-        """Π_{t∈S} p(t, column) for all subsets S of tasks, in the order of their bit masks: [2^tasks, columns]."""
-        xp = array_namespace(p)
-        subsets = xp.ones_like(p[:1])
-        for t in range(p.shape[0]):
-            subsets = xp.concatenate([subsets, subsets * p[t]], 0)
-        return subsets
+
+def _subset_products(p: Array) -> Array:
+    """Π_{t∈S} p(t, column) for all subsets S of tasks, in the order of their bit masks: [2^tasks, columns]."""
+    xp = array_namespace(p)
+    subsets = xp.ones_like(p[:1])
+    for t in range(p.shape[0]):
+        subsets = xp.concatenate([subsets, subsets * p[t]], 0)
+    return subsets
 
 
 def expected_multiply_adds(table: SiteTable, probabilities: Sequence[Array]) -> Array:

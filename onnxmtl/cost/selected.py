@@ -3,7 +3,8 @@
 Equal to :func:`onnxmtl.cost.count.count` on the selected graph (before folding), under the precondition of
 :mod:`onnxmtl.cost.expected`. Two tasks run one node together if they take the same option and, at every site above
 it, the same one of the options that keep tasks equal there; this is transitive, so the executions of a node are its
-classes of tasks, and a task adds one if no task before it is in its class.
+classes of tasks, and a task adds one if no task before it is in its class. The copies of a weight at a grouped site
+(:mod:`onnxmtl.ir.choice`) are counted alike.
 """
 
 from __future__ import annotations
@@ -52,21 +53,27 @@ class SelectedCost:
         self._sites = np.array([s for s, site in enumerate(table.sites) for _ in site.options], np.int64)
         self._options = np.array([o for site in table.sites for o in range(len(site.options))], np.int64)
         relations = Relations()
-        items: dict[tuple[int, tuple[int, ...], int, bool], int] = {}
-        for item in table.cost_items:
-            outside = item.site is None or item.option is None
-            column = starts[-1] if outside else starts[item.site or 0] + (item.option or 0)
-            number = relations.number(item.agree) if len(item.tasks) > 1 else 0
-            key = (column, item.tasks, number, item.head)
-            items[key] = items.get(key, 0) + item.cost
+        copied: dict[tuple[int, tuple[int, ...], int, bool], Int64] = {}  # -> (multiply-adds, parameters)
+        weights_of_groups = [item for weight in table.weight_items if (item := weight.per_group) is not None]
+        for which, items in enumerate((table.cost_items, weights_of_groups)):
+            for item in items:
+                outside = item.site is None or item.option is None
+                column = starts[-1] if outside else starts[item.site or 0] + (item.option or 0)
+                number = relations.number(item.agree) if len(item.tasks) > 1 else 0
+                key = (column, item.tasks, number, item.head)
+                copied.setdefault(key, np.zeros(2, np.int64))[which] += item.cost
         self._parts = relations.parts
-        self._columns = np.array([key[0] for key in items], np.int64)
-        self._passing = np.array([[t in key[1] for t in range(len(table.tasks))] for key in items], bool)
+        self._columns = np.array([key[0] for key in copied], np.int64)
+        self._passing = np.array([[t in key[1] for t in range(len(table.tasks))] for key in copied], bool)
         self._passing = self._passing.reshape(-1, len(table.tasks))
-        self._numbers = np.array([key[2] for key in items], np.int64)
-        self._costs = _with_and_without_heads(list(items.values()), [key[3] for key in items])
+        self._numbers = np.array([key[2] for key in copied], np.int64)
+        heads = [key[3] for key in copied]
+        costs = np.array(list(copied.values()), np.int64).reshape(-1, 2)
+        self._costs = np.concatenate([_with_and_without_heads(column.tolist(), heads) for column in costs.T], 1)
         weights: dict[tuple[tuple[int, ...], bool], int] = {}
         for weight in table.weight_items:
+            if weight.per_group is not None:
+                continue
             always = (starts[-1] * len(table.tasks),)
             uses = tuple((starts[site] + option) * len(table.tasks) + task for task, site, option in weight.uses)
             place = (always if weight.always else uses, weight.head)
@@ -88,13 +95,14 @@ class SelectedCost:
         stored = taken.reshape(count, -1)[:, self._uses].any(-1) @ self._sizes
         equal = np.stack(self._relations(picks))
         takes = taken[:, self._columns] & self._passing
-        executed = np.zeros((count, 2), np.int64)
+        copies = np.zeros((count, 4), np.int64)  # of executions and of weights, each with and without heads
         for t in range(tasks):
             new = takes[:, :, t]
             for s in range(t):  # an item is a task's own execution if no task before it runs the same one
                 new = new & ~(takes[:, :, s] & equal[self._numbers, :, s, t].T)
-            executed += new @ self._costs
-        return SelectedCosts(stored[:, 0], stored[:, 1], executed[:, 0], executed[:, 1])
+            copies += new @ self._costs
+        stored = stored + copies[:, 2:]
+        return SelectedCosts(stored[:, 0], stored[:, 1], copies[:, 0], copies[:, 1])
 
     def _relations(self, picks: Int64) -> list[_Bool]:
         """Per part of what lies above, which tasks hold the same value: [architectures, tasks, tasks]."""

@@ -7,6 +7,11 @@
 The arity is part of the name because overloads are collapsed or dropped by several tools. Choices of one
 (site, task) share one logits value: in any sample they take one draw. Logits are found through the Choice's
 ``site`` and ``task`` attributes, never by an initializer's name or value.
+
+**Grouped sites** (the space `branch`) stand one behind the other, and tasks take their options in groups: tasks are
+together at a site if all their choices up to it coincide, and each group has weights of its own there, also where two
+groups take the same option. Their Choices say so in the metadata :data:`GROUPED_KEY`, which names the tensor that the
+Choice stands for; nothing in the graph alone would tell it.
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ import onnx_ir as ir
 
 DOMAIN = "onnxmtl"
 VERSION = 1
+GROUPED_KEY = "onnxmtl.grouped"
+BLOCKS_KEY = "onnxmtl.blocks"  # in the metadata of a model with grouped sites: names of all blocks, in order
 _NAME = re.compile(r"Choice([2-9]|[1-9][0-9]+)")
 _FUNCTION_OPSET = 21
 
@@ -50,6 +57,11 @@ class Choice:
     def output(self) -> ir.Value:
         """The value y."""
         return self.node.outputs[0]
+
+    @property
+    def grouped(self) -> str | None:
+        """At a grouped site (see the module), the tensor that the Choice stands for; else None."""
+        return self.node.metadata_props.get(GROUPED_KEY)
 
 
 def is_choice(node: ir.Node) -> bool:

@@ -2,6 +2,7 @@
 
 from onnxmtl.kinds import builtin as _builtin  # noqa: F401  (registers the kinds)
 from onnxmtl.kinds.registry import (
+    DECODER_HEADS,
     KINDS,
     METRICS,
     Kind,
@@ -18,6 +19,7 @@ from onnxmtl.kinds.taskset import TaskSet, load_tasks
 from onnxmtl.kinds.user_code import close_match, is_named, load_callable, load_named, one_line, same_code
 
 __all__ = [
+    "DECODER_HEADS",
     "KINDS",
     "METRICS",
     "Kind",

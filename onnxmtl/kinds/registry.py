@@ -16,7 +16,9 @@ from onnxmtl.kinds.user_code import close_match, load_callable, load_named
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DENSE_HEADS = ("aspp", "light")
+DECODER_HEADS = ("deeplabv3plus", "raspp")
+"""Heads that read a fine feature besides the coarse one."""
+DENSE_HEADS = ("aspp", "light", *DECODER_HEADS)
 IMAGE_HEADS = ("pooled",)
 
 

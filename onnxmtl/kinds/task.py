@@ -27,9 +27,9 @@ class Task:
         name: Name of the ONNX output; letters, digits and underscores.
         kind: Name of a registered kind, or ``module:name`` of one in Python.
         channels: Channels of the raw prediction (classes where the kind has classes); 0 = from the data set.
-        head: "aspp", "light", "pooled", "module:callable" or a path that ends in ".onnx".
+        head: "aspp", "light", "deeplabv3plus", "raspp", "pooled", "module:callable" or a path that ends in ".onnx".
         width: Hidden channels of the head; 0 = from the channels of the feature.
-        features: Names of the features it reads; empty = the last one.
+        features: Names of the features it reads; empty = the last one (of heads with a decoder, two that fit).
         weight: Weight of its loss in the sum over tasks.
         output: Form of the emitted output, one of the kind's ``outputs``.
         resolution: "input" (as large as the image) or "native" (as large as the feature); dense kinds only.

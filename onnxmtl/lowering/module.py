@@ -61,7 +61,7 @@ class LoweredModule(nn.Module):
         self._torch_names: dict[str, str] = {}
         trainable = ops.trainable_values(model.graph)
         for name, value in model.graph.initializers.items():
-            self._add_weight(name, value, value in trainable, dtype)
+            self._add_weight(name, value, value in trainable and not ops.is_frozen(value), dtype)
 
     def _add_weight(self, name: str, value: ir.Value, trainable: bool, dtype: torch.dtype) -> None:
         if value.const_value is None:

@@ -13,12 +13,15 @@ from onnxmtl.ops.support import (
     supported,
 )
 from onnxmtl.ops.weights import (
+    freeze,
     is_constant,
+    is_frozen,
     is_linear_op,
     is_tied,
     mark_buffer,
     mark_constant,
     mark_tied,
+    thaw,
     trainable_values,
     weight_slots,
 )
@@ -31,7 +34,9 @@ __all__ = [
     "Operator",
     "Refusal",
     "Slot",
+    "freeze",
     "is_constant",
+    "is_frozen",
     "is_linear_op",
     "is_tied",
     "mark_buffer",
@@ -47,6 +52,7 @@ __all__ = [
     "registered",
     "spec",
     "supported",
+    "thaw",
     "trainable_values",
     "weight_slots",
 ]

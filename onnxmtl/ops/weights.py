@@ -29,6 +29,7 @@ _TOKENS = frozenset({"Expand", "Tile", "Concat"})
 _TOKEN_AXES = 3  # [1, 1, C]: a joined map [1, C, H, W] is padding or coordinates
 CONSTANT_KEY = "onnxmtl.constant"
 TIED_KEY = "onnxmtl.tied"
+FROZEN_KEY = "onnxmtl.frozen"
 
 
 def weight_slots(node: ir.Node) -> list[tuple[Slot, ir.Value]]:
@@ -105,6 +106,21 @@ def mark_tied(value: ir.Value) -> None:
 def is_tied(value: ir.Value) -> bool:
     """Whether the value is marked as shared on purpose."""
     return TIED_KEY in value.metadata_props
+
+
+def freeze(value: ir.Value) -> None:
+    """Say that a weight keeps its numbers until it is thawed: it is counted as a weight, but not trained."""
+    value.metadata_props[FROZEN_KEY] = "until selected"
+
+
+def thaw(value: ir.Value) -> bool:
+    """Take :func:`freeze` back. Returns whether the weight was frozen."""
+    return value.metadata_props.pop(FROZEN_KEY, None) is not None
+
+
+def is_frozen(value: ir.Value) -> bool:
+    """Whether the weight is not trained for now."""
+    return FROZEN_KEY in value.metadata_props
 
 
 def mark_buffer(value: ir.Value) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from onnxmtl.analysis.table import SiteTable
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import choices
+from onnxmtl.policy.architecture import Architecture
 
 Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -91,6 +93,18 @@ class Policy:
             weights = np.exp(shifted)
             result.append(weights / weights.sum(axis=1, keepdims=True))
         return result
+
+    def log_probability(self, architecture: Architecture) -> float:
+        """Natural logarithm of the probability of drawing this architecture.
+
+        Raises:
+            ModelError: The architecture does not fit the table.
+        """
+        found = []
+        for (site, task), option in architecture.indices(self.table).items():
+            row = self.logits[site][task] - self.logits[site][task].max()
+            found.append(float(row[option] - np.log(np.exp(row).sum())))
+        return math.fsum(found)
 
     def entropy(self) -> float:
         """Mean entropy of the (site, task) distributions as a share of the largest possible: 1 uniform, 0 decided.

@@ -19,6 +19,11 @@ then on) only decides how much time it spends outside, where it has to go to com
 another. Each architecture returned is the last of ten visits per (site, task) of a walker of its own, so several are
 practically independent; two can be equal where there are few. What is not guaranteed: that a walk of this length has
 forgotten its start if the tolerance is so narrow that the architectures in it lie far apart.
+
+In the space ``branch`` architectures stand for trees, some for one tree alone and others by the hundred for the same.
+There both functions are about trees (:mod:`onnxmtl.policy.random_trees`): one keeps the number of groups at every
+block, the other divides the weight by the number of architectures that are the same tree, so that trees are equally
+likely.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from onnxmtl.analysis.table import SiteTable
 from onnxmtl.cost.selected import SelectedCost
 from onnxmtl.errors import ModelError
 from onnxmtl.policy.architecture import Architecture
+from onnxmtl.policy.random_trees import is_tree_space, log_ways, random_tree_like
 from onnxmtl.runs.seeds import derive_seed
 
 _Int = np.ndarray[Any, np.dtype[np.int64]]
@@ -55,6 +61,8 @@ _MOST_STEPS = 400  # per place
 def random_like(table: SiteTable, architecture: Architecture, seed: int, mode: Mode = "total") -> Architecture:
     """A random architecture with as many of each option as `architecture` has.
 
+    In the space ``branch``: with as many groups of tasks at every block, whatever the mode.
+
     Uniform over all of them. (If the sites' sets of options are not nested, like {shared, own} in {shared, own, skip},
     options are exchanged only among sites that offer the same ones, and it is uniform over what that can give.)
 
@@ -68,6 +76,9 @@ def random_like(table: SiteTable, architecture: Architecture, seed: int, mode: M
         ModelError: The architecture does not fit the table.
     """
     picks = architecture.indices(table)
+    if is_tree_space(table):
+        rng = np.random.default_rng(derive_seed(seed, "random-like", mode, ""))
+        return random_tree_like(table, architecture, rng)
     groups: dict[str, list[_Cell]] = {}
     for site, task in sorted(picks):
         groups.setdefault(table.tasks[task] if mode == "per-task" else "", []).append((site, task))
@@ -147,15 +158,20 @@ def random_at_cost(
 
 @dataclasses.dataclass
 class _State:
-    """Where the walkers are: options [walkers, sites, tasks], and how far from the target."""
+    """Where the walkers are: options [walkers, sites, tasks], and how far from the target.
+
+    `ways`: the logarithm of how many architectures are the same as this one.
+    """
 
     picks: _Int
     distance: _Float
+    ways: _Float
 
     def where(self, mask: _Bool, other: _State) -> _State:
         """This state, but for the walkers of `mask` the other one."""
         picks = np.where(mask[:, None, None], other.picks, self.picks)
-        return _State(picks, np.where(mask, other.distance, self.distance))
+        distance = np.where(mask, other.distance, self.distance)
+        return _State(picks, distance, np.where(mask, other.ways, self.ways))
 
 
 class _Walk:
@@ -168,6 +184,7 @@ class _Walk:
         kinds = {site.option_names: i for i, site in enumerate(table.sites)}
         self._kinds = np.array([kinds[site.option_names] for site in table.sites])  # equal: options can be exchanged
         self._all = np.arange(_WALKERS)
+        self._trees = is_tree_space(table)
         self._absent = np.ones((len(table.sites), len(table.tasks)), bool)
         self._absent[self._cells[:, 0], self._cells[:, 1]] = False
         self.nearest = np.inf  # cost next to the target among all that were met
@@ -182,12 +199,14 @@ class _Walk:
             self.nearest = best
         distance = np.maximum(0.0, abs(costs - self.target) / self.target - self.tolerance)
         # The window's edge is meant as it is written, whatever the last bit says.
-        return _State(picks, np.where(distance < 1e-12, 0.0, distance))
+        ways = log_ways(self.table, picks) if self._trees else np.zeros(len(picks))
+        return _State(picks, np.where(distance < 1e-12, 0.0, distance), ways)
 
     def _step(self) -> None:
         """One move of every walker, or none where it is refused."""
         proposed = self._at(self._proposal())
-        odds = np.exp(-self.beta * np.maximum(0.0, proposed.distance - self.state.distance))
+        worse = self.beta * (proposed.distance - self.state.distance) + proposed.ways - self.state.ways
+        odds = np.exp(-np.maximum(0.0, worse))
         self.state = self.state.where(self.rng.random(_WALKERS) < odds, proposed)
 
     def _proposal(self) -> _Int:
@@ -233,7 +252,7 @@ class _Walk:
         # Who never came there goes on from where another one was.
         others = np.flatnonzero(seen)
         source = np.where(seen, self._all, others[self.rng.integers(len(others), size=_WALKERS)])
-        self.state = _State(last.picks[source], last.distance[source])
+        self.state = _State(last.picks[source], last.distance[source], last.ways[source])
 
     def visits(self) -> _Int:
         """For every walker the architecture of its last counted visit to the tolerance: [walkers, sites, tasks]."""

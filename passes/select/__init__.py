@@ -8,12 +8,21 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxmtl.ir.passes import IdentityEliminationPass, InPlacePass, PassBase, PassResult, RemoveUnusedNodesPass
+from onnxmtl.passes.select.groups import ThawWeights, UntieGroups
 from onnxmtl.passes.select.merge import MergeEqualNodes
 from onnxmtl.passes.select.resolve import ResolveChoices
 from onnxmtl.passes.select.statistics import SplitStatistics
 from onnxmtl.policy import Architecture
 
-__all__ = ["MarkMultitask", "MergeEqualNodes", "ResolveChoices", "SplitStatistics", "select_passes"]
+__all__ = [
+    "MarkMultitask",
+    "MergeEqualNodes",
+    "ResolveChoices",
+    "SplitStatistics",
+    "ThawWeights",
+    "UntieGroups",
+    "select_passes",
+]
 
 
 class MarkMultitask(InPlacePass):
@@ -34,7 +43,9 @@ class MarkMultitask(InPlacePass):
 def select_passes(architecture: Architecture) -> list[PassBase]:
     """The passes of ``select``, in order. Identities go before equal nodes merge, never after."""
     return [
+        UntieGroups(architecture),
         ResolveChoices(architecture),
+        ThawWeights(),
         IdentityEliminationPass(),
         RemoveUnusedNodesPass(),
         MergeEqualNodes(),

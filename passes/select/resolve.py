@@ -32,20 +32,29 @@ class ResolveChoices(InPlacePass):
         """Resolve in place."""
         graph = model.graph
         for choice in list(choices(graph)):
-            name = self.architecture.choices.get(choice.site, {}).get(choice.task)
-            if name not in choice.names:
-                msg = (
-                    f"architecture: site {choice.site!r}, task {choice.task!r}: no option {name!r}; "
-                    f"this supermodel offers {', '.join(choice.names)}"
-                )
-                raise ModelError(msg)
-            chosen = choice.options[choice.names.index(name)]
+            chosen = choice.options[chosen_option(choice, self.architecture)]
             if choice.output.is_graph_output():
                 _keep_output(graph, choice, chosen)
             else:
                 choice.output.replace_all_uses_with(chosen)
             graph.remove(choice.node, safe=True)
         return PassResult(model, modified=True)
+
+
+def chosen_option(choice: Choice, architecture: Architecture) -> int:
+    """Index of the option that the architecture takes at a Choice.
+
+    Raises:
+        ModelError: It names none that the Choice has.
+    """
+    name = architecture.choices.get(choice.site, {}).get(choice.task)
+    if name not in choice.names:
+        msg = (
+            f"architecture: site {choice.site!r}, task {choice.task!r}: no option {name!r}; "
+            f"this supermodel offers {', '.join(choice.names)}"
+        )
+        raise ModelError(msg)
+    return choice.names.index(name)
 
 
 def _keep_output(graph: ir.Graph, choice: Choice, chosen: ir.Value) -> None:

@@ -8,12 +8,19 @@ from typing import Any
 
 from onnxmtl.errors import RunError
 from onnxmtl.ir.passes import InPlacePass
+from onnxmtl.passes.spaces.branch import Branch
 from onnxmtl.passes.spaces.select_or_skip import SelectOrSkip
+from onnxmtl.passes.spaces.tree import Tree, layout_blocks
 from onnxmtl.passes.spaces.vcn import Vcn
 
-__all__ = ["SPACES", "SelectOrSkip", "Vcn", "space"]
+__all__ = ["SPACES", "Branch", "SelectOrSkip", "Tree", "Vcn", "layout_blocks", "space"]
 
-SPACES: dict[str, Callable[..., InPlacePass]] = {"select_or_skip": SelectOrSkip, "vcn": Vcn}
+SPACES: dict[str, Callable[..., InPlacePass]] = {
+    "branch": Branch,
+    "select_or_skip": SelectOrSkip,
+    "tree": Tree,
+    "vcn": Vcn,
+}
 
 
 def space(name: str, **options: Any) -> InPlacePass:

@@ -118,7 +118,10 @@ def test_any_text_gives_tasks_or_one_line(text):
     ("fields", "message"),
     [
         ({"head": "asp"}, r"head 'asp' does not fit depth \(did you mean 'aspp'\?\)"),
-        ({"head": "pooled"}, "head 'pooled' does not fit depth; use aspp, light, module:callable or a file.onnx"),
+        (
+            {"head": "pooled"},
+            "head 'pooled' does not fit depth; use aspp, light, deeplabv3plus, raspp, module:callable or a file.onnx",
+        ),
         ({"output": "argmax"}, "output 'argmax' does not fit depth; use raw"),
         ({"resolution": "half"}, "resolution 'half' is unknown"),
         ({"loss": "cosine"}, "loss 'cosine' does not fit depth; use l1"),

@@ -8,7 +8,8 @@ import math
 import numpy as np
 
 from onnxmtl.cost.selected import Int64, SelectedCost, SelectedCosts
-from onnxmtl.policy.budgeted.circuit import Best, TooLargeError, Way, solve
+from onnxmtl.policy.budgeted.chains import chain_circuit, is_grouped_chain
+from onnxmtl.policy.budgeted.circuit import Best, Circuit, TooLargeError, Way, solve
 from onnxmtl.policy.budgeted.executions import NotStructuredError, execution_circuit
 from onnxmtl.policy.budgeted.parameters import parameter_circuit
 from onnxmtl.policy.budgeted.problem import Load, Problem, amounts
@@ -43,37 +44,47 @@ def solve_exactly(problem: Problem, counter: SelectedCost) -> Exact:
         if found.way is None:
             return Exact(None, False, math.inf, "", impossible=True)
         drawn = _picks(problem, found.way)
-        if drawn is None or not _as_counted(load, found.way, counter(drawn[None])):
+        if drawn is None or not _as_counted(problem, load, found.way, counter(drawn[None])):
             continue
         lower = max(lower, found.lower)
         if not bool(problem.fits(counter(drawn[None]))[0]):
             continue
         if picks is None or problem.loss(drawn) < problem.loss(picks):
-            picks, how = drawn, _NAMES[load.limits[0].quantity]
+            picks, how = drawn, "a program over subsets of tasks" if load.joint else "a knapsack over the sites"
     proven = picks is not None and problem.loss(picks) <= lower + 1e-11 * max(1.0, lower)
     return Exact(picks, proven, lower, how)
 
 
 def solve_load(problem: Problem, load: Load) -> Best | None:
     """The best for one limit; None if its program does not suit the table."""
-    build = parameter_circuit if load.limits[0].quantity == "parameters" else execution_circuit
     try:
-        circuit, root = build(problem, load)
+        circuit, root = _circuit(problem, load)
     except (NotStructuredError, TooLargeError):
         return None
     return solve(circuit, root, load.bound)
 
 
-_NAMES = {"parameters": "a knapsack over the sites", "multiply_adds": "a program over subsets of tasks"}
+def _circuit(problem: Problem, load: Load) -> tuple[Circuit, int]:
+    if is_grouped_chain(problem, load):
+        return chain_circuit(problem, load)
+    if load.limits[0].quantity == "multiply_adds":
+        return execution_circuit(problem, load)
+    if not load.joint:
+        return parameter_circuit(problem, load)
+    if load.weights:  # some weights are of groups, others not: neither program has both
+        raise NotStructuredError
+    return execution_circuit(problem, load)
 
 
-def _as_counted(load: Load, way: Way, costs: SelectedCosts) -> bool:
+def _as_counted(problem: Problem, load: Load, way: Way, costs: SelectedCosts) -> bool:
     """Whether the table counts what the program did; if not, it has another structure than was read from it.
 
-    A weight that is allowed and paid for need not be used, so parameters may be fewer.
+    A weight that is allowed and paid for need not be used, and groups of a chain that take the same are one group, so
+    it may be less.
     """
     counted = int(amounts(costs, load.limits[0])[0]) - load.constants[0]
-    return counted <= way.cost if not load.joint else counted == way.cost
+    less = not load.joint or is_grouped_chain(problem, load)
+    return counted <= way.cost if less else counted == way.cost
 
 
 def _picks(problem: Problem, way: Way) -> Int64 | None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxmtl.analysis.table import SiteTable
+from onnxmtl.analysis.table import CostItem, SiteTable
 from onnxmtl.cost.selected import Int64, Relations, SelectedCosts
 from onnxmtl.policy.budget import Absolute
 from onnxmtl.policy.policy import Policy
@@ -60,7 +60,7 @@ class Load:
         constants: Per limit what every architecture causes.
         bound: What the limits leave beyond that; a whole number.
         single: Caused by one use.
-        joint: Executions; empty for parameters.
+        joint: Executions; for parameters the weights of which every group of tasks has its own.
         weights: (Elements, the uses each of which needs them); empty for multiply-adds.
     """
 
@@ -144,7 +144,8 @@ def make_problem(policy: Policy, limits: Sequence[Absolute]) -> Problem:
     relations = Relations()
     merged: dict[Any, Load] = {}
     for limit in limits:
-        load = _parameters(table, limit) if limit.quantity == "parameters" else _executed(table, limit, relations)
+        parameters = limit.quantity == "parameters"
+        load = _parameters(table, limit, relations) if parameters else _executed(table, limit, relations)
         key = (frozenset(load.single.items()), load.joint, load.weights)
         other = merged.get(key)
         if other is None:
@@ -159,29 +160,42 @@ def make_problem(policy: Policy, limits: Sequence[Absolute]) -> Problem:
     return Problem(table, tuple(limits), tuple(losses), math.fsum(best), tuple(merged.values()), tuple(relations.parts))
 
 
-def _parameters(table: SiteTable, limit: Absolute) -> Load:
+def _parameters(table: SiteTable, limit: Absolute, relations: Relations) -> Load:
     constant = 0
     needed: dict[tuple[Use, ...], int] = {}
+    copied: list[CostItem] = []
     for weight in table.weight_items:
         if limit.trunk and weight.head:
             continue
+        item = weight.per_group
         if weight.always:
             constant += weight.size
+        elif item is not None:
+            copied.append(item)
         elif weight.size:
             uses = tuple(sorted(Use(*use) for use in weight.uses))
             needed[uses] = needed.get(uses, 0) + weight.size
-    single = {uses[0]: size for uses, size in needed.items() if len(uses) == 1}
+    more, single, joint = _copies(copied, relations)
+    constant += more
+    for uses, size in needed.items():
+        if len(uses) == 1:
+            single[uses[0]] = single.get(uses[0], 0) + size
     weights = tuple((size, uses) for uses, size in needed.items() if len(uses) > 1)
-    return Load((limit,), (constant,), math.floor(limit.bound) - constant, single, (), weights)
+    return Load((limit,), (constant,), math.floor(limit.bound) - constant, single, joint, weights)
 
 
 def _executed(table: SiteTable, limit: Absolute, relations: Relations) -> Load:
+    items = [item for item in table.cost_items if not (limit.trunk and item.head)]
+    constant, single, joint = _copies(items, relations)
+    return Load((limit,), (constant,), math.floor(limit.bound) - constant, single, joint, ())
+
+
+def _copies(items: Sequence[CostItem], relations: Relations) -> tuple[int, dict[Use, int], tuple[Joint, ...]]:
+    """(What is there always, what one use causes, what tasks can have together)."""
     constant = 0
     single: dict[Use, int] = {}
     joint: dict[tuple[int, int, tuple[int, ...], int], int] = {}
-    for item in table.cost_items:
-        if limit.trunk and item.head:
-            continue
+    for item in items:
         together = len(item.tasks) > 1 and all(item.agree.values())
         if item.site is None or item.option is None:
             if together and item.agree:
@@ -196,8 +210,7 @@ def _executed(table: SiteTable, limit: Absolute, relations: Relations) -> Load:
             for task in item.tasks:
                 use = Use(task, item.site, item.option)
                 single[use] = single.get(use, 0) + item.cost
-    items = tuple(Joint(cost, *place) for place, cost in joint.items())
-    return Load((limit,), (constant,), math.floor(limit.bound) - constant, single, items, ())
+    return constant, single, tuple(Joint(cost, *place) for place, cost in joint.items())
 
 
 def picks_to_indices(picks: Int64) -> dict[tuple[int, int], int]:
