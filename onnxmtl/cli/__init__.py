@@ -30,7 +30,9 @@ class Command(NamedTuple):
 # In the order of `onnxmtl --help`.
 COMMANDS = (
     Command("compile", "onnxmtl.cli.compile", "compile_command"),
+    Command("recommend", "onnxmtl.cli.recommend", "recommend_command"),
     Command("specialize", "onnxmtl.cli.specialize", "specialize_command"),
+    Command("sweep", "onnxmtl.cli.sweep", "sweep_command"),
     Command("inspect", "onnxmtl.cli.inspect", "inspect_command"),
     Command("explain", "onnxmtl.cli.explain", "explain_command"),
     Command("report", "onnxmtl.cli.report", "report_command"),

@@ -18,10 +18,8 @@ from onnxmtl.cli.console import (
     SeedOption,
     TrainingProgress,
     check_devices,
-    console,
-    emit_json,
     is_follower,
-    results,
+    tell_run,
 )
 from onnxmtl.cli.importing import (
     BatchNorm,
@@ -35,9 +33,28 @@ from onnxmtl.cli.importing import (
     parse_size,
     split_names,
 )
-
-# Headings of --help.
-DATA, SEARCH, TRAINING, RUN = "Data", "Search", "Training", "The run"
+from onnxmtl.cli.training_options import (
+    RUN,
+    SEARCH,
+    TRAINING,
+    AtOption,
+    BatchSizeOption,
+    BlocksOption,
+    CheckpointEveryOption,
+    DataOption,
+    DataSettingsOption,
+    PresetOption,
+    ResumeOption,
+    SearchInputSizeOption,
+    SharedPrefixOption,
+    TasksOption,
+    TrainSizeOption,
+    ValSizeOption,
+    WeightingOption,
+    parse_blocks,
+    parse_options,
+    parse_weights,
+)
 
 
 class Norm(enum.StrEnum):
@@ -63,31 +80,6 @@ class Granularity(enum.StrEnum):
     BLOCK = "block"
 
 
-def parse_weights(entries: list[str]) -> dict[str, float]:
-    """``["sharing=1e-3"]`` -> {"sharing": 0.001}."""
-    found = {}
-    for entry in entries:
-        name, _, value = entry.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError as error:
-            msg = f"--regularizer takes NAME=WEIGHT, as multiply_adds=0.5, not {entry!r}"
-            raise typer.BadParameter(msg) from error
-    return found
-
-
-def parse_options(entries: list[str]) -> dict[str, str]:
-    """``["root=/data"]`` -> {"root": "/data"}."""
-    found = {}
-    for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not name.strip() or not equals:
-            msg = f"--data-option takes NAME=VALUE, not {entry!r}"
-            raise typer.BadParameter(msg)
-        found[name.strip()] = value.strip()
-    return found
-
-
 class PolicySource(enum.StrEnum):
     """Where the architecture comes from."""
 
@@ -104,20 +96,9 @@ class Retrain(enum.StrEnum):
 
 def compile_command(
     model: Annotated[Path, typer.Argument(help="The backbone: an .onnx or a .prototxt file.", metavar="MODEL")],
-    tasks: Annotated[
-        str, typer.Option("--tasks", "-t", help="A TOML file, or name=kind:classes,… as seg=segmentation:13,depth")
-    ],
-    data: Annotated[
-        str,
-        typer.Option(
-            help="A data set's name, NAME:PATH, or module:callable of your own; task=…;task=… for one each.",
-            rich_help_panel=DATA,
-        ),
-    ] = "scenes",
-    data_option: Annotated[
-        list[str] | None,
-        typer.Option("--data-option", help="NAME=VALUE, an option of the data set (repeatable).", rich_help_panel=DATA),
-    ] = None,
+    tasks: TasksOption,
+    data: DataOption = "scenes",
+    data_option: DataSettingsOption = None,
     weights: WeightsOption = None,
     dialect: DialectOption = Dialect.AUTO,
     output: Annotated[
@@ -126,21 +107,26 @@ def compile_command(
             "--output", "-o", help="Run directory; new or empty.", show_default="runs/compile-N", rich_help_panel=RUN
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Search method: automtl, adashare.", rich_help_panel=SEARCH)] = "automtl",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Search method: automtl, adashare, bmtas; treemtl trains a --layout.",
+            show_default="automtl, or treemtl with --layout",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     variant: Annotated[
         str,
         typer.Option(
             help="Of the recipe: paper (as printed), released (as its authors' code).", rich_help_panel=SEARCH
         ),
     ] = "",
-    preset: Annotated[
-        str, typer.Option(help="The recipe's published numbers for a data set, as nyuv2.", rich_help_panel=SEARCH)
-    ] = "",
+    preset: PresetOption = "",
     without: Annotated[
         list[str] | None,
         typer.Option(
             "--without",
-            help="Leave out regularizer, curriculum, sparsity, sharing or cost (repeatable).",
+            help="Leave out regularizer, curriculum, warm-up, sparsity, sharing or cost (repeatable).",
             rich_help_panel=SEARCH,
         ),
     ] = None,
@@ -154,13 +140,7 @@ def compile_command(
             help="Limits of the emitted model, as params<=0.6x,madds<=12M,latency<=4ms.", rich_help_panel=SEARCH
         ),
     ] = "",
-    weighting: Annotated[
-        str,
-        typer.Option(
-            help="Of the tasks' losses: static, uncertainty, dwa, gradnorm, torchjd:AGGREGATOR.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "static",
+    weighting: WeightingOption = "static",
     steps: Annotated[
         int | None,
         typer.Option(
@@ -170,13 +150,13 @@ def compile_command(
             rich_help_panel=TRAINING,
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=2, help="Images per step.", show_default="the preset's, or 16", rich_help_panel=TRAINING),
-    ] = None,
+    batch_size: BatchSizeOption = None,
     features: FeaturesOption = None,
     output_stride: OutputStrideOption = 0,
     input_size: InputSizeOption = None,
+    search_input_size: SearchInputSizeOption = None,
+    blocks: BlocksOption = None,
+    at: AtOption = None,
     batchnorm: BatchNormOption = BatchNorm.KEEP,
     norm: Annotated[
         Norm | None, typer.Option(help="Normalization follows its operator, or is per task.", rich_help_panel=SEARCH)
@@ -185,17 +165,26 @@ def compile_command(
     granularity: Annotated[
         Granularity | None, typer.Option(help="One site per operator, or with activation.", rich_help_panel=SEARCH)
     ] = None,
-    shared_prefix: Annotated[
-        int | None, typer.Option(min=0, help="Force the first N sites to be shared.", rich_help_panel=SEARCH)
-    ] = None,
+    shared_prefix: SharedPrefixOption = None,
     regularizer: Annotated[
         list[str] | None,
-        typer.Option("--regularizer", help="NAME=WEIGHT, as multiply_adds=0.5 (repeatable).", rich_help_panel=SEARCH),
+        typer.Option(
+            "--regularizer",
+            help="NAME=WEIGHT, as multiply_adds=0.5, or latency=1 for time measured on this machine (repeatable).",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     architecture: Annotated[
         Path | None,
         typer.Option(
             help="Train this architecture.json (of a run, or AutoMTL's policy) instead of searching one.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    layout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train this tree, a layout.json as `recommend` writes it, instead of searching.",
             rich_help_panel=SEARCH,
         ),
     ] = None,
@@ -217,16 +206,13 @@ def compile_command(
             help="The selected model goes on with the search's weights, or starts from scratch.", rich_help_panel=SEARCH
         ),
     ] = None,
-    train_size: Annotated[
-        int, typer.Option(min=0, help="Training samples; 0: the data set's default.", rich_help_panel=DATA)
-    ] = 0,
-    val_size: Annotated[
-        int, typer.Option(min=0, help="Validation samples; 0: the data set's default.", rich_help_panel=DATA)
-    ] = 0,
+    train_size: TrainSizeOption = 0,
+    val_size: ValSizeOption = 0,
     baselines: Annotated[
         str,
         typer.Option(
-            help="Trained for comparison, once: single-task, hard-sharing, random, random-cost; or none.",
+            help="Trained for comparison, once: single-task, hard-sharing, random, random-cost, of trees also "
+            "permutations, vanilla; or none.",
             rich_help_panel=TRAINING,
         ),
     ] = "single-task,hard-sharing",
@@ -236,12 +222,8 @@ def compile_command(
     fold: Annotated[
         bool, typer.Option("--fold/--no-fold", help="Fold normalization into convolutions.", rich_help_panel=RUN)
     ] = True,
-    checkpoint_every: Annotated[
-        int, typer.Option(min=1, help="Steps between the states that --resume can go on from.", rich_help_panel=RUN)
-    ] = 50,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel=RUN)
-    ] = False,
+    checkpoint_every: CheckpointEveryOption = 50,
+    resume: ResumeOption = False,
     tensorboard: Annotated[
         Path | None, typer.Option(help="Write TensorBoard event files into this directory.", rich_help_panel=RUN)
     ] = None,
@@ -264,20 +246,27 @@ def compile_command(
     Example: onnxmtl compile samples/backbones/resnet18-small.onnx --tasks seg=segmentation,depth,normals
     Example: onnxmtl compile net.onnx --tasks nyuv2.toml --data nyuv2:PATH --recipe adashare --budget "params<=0.6x"
     """
-    space: dict[str, Any] = {"norm": norm, "skip": skip, "granularity": granularity, "shared_prefix": shared_prefix}
+    space: dict[str, Any] = {
+        "norm": norm,
+        "skip": skip,
+        "granularity": granularity,
+        "shared_prefix": shared_prefix,
+        "groups": parse_blocks(blocks),
+        "at": at,
+    }
     size = parse_size(input_size) if input_size else (0, 0)
+    search_size = parse_size(search_input_size, "--search-input-size") if search_input_size else (0, 0)
     pulls, options = parse_weights(regularizer or []), parse_options(data_option or [])
     if resume and output is None:
         raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
     check_devices(devices)
 
-    from onnxmtl.deploy.report import print_report
     from onnxmtl.passes.instruments import DumpOnnx
     from onnxmtl.workflows import CompileConfig, compile
     from onnxmtl.workflows.tensorboard import tensorboard as event_files
 
     config = CompileConfig(
-        recipe=recipe,
+        recipe=recipe or CompileConfig.recipe,
         variant=variant,
         preset=preset,
         without=split_names(without),
@@ -293,6 +282,7 @@ def compile_command(
         output_stride=output_stride,
         batchnorm=batchnorm.value,
         input_size=size,
+        search_input_size=search_size,
         space={k: getattr(v, "value", v) for k, v in space.items() if v is not None},
         regularizers=pulls,
         samples=samples,
@@ -315,7 +305,9 @@ def compile_command(
             config,
             weights=weights,
             dialect=dialect.value,
+            recipe=recipe,
             architecture=architecture,
+            layout=layout,
             out=output,
             resume=resume,
             observer=observer,
@@ -325,12 +317,5 @@ def compile_command(
             devices=devices,
             accelerator=accelerator.value,
         )
-    if follower:
-        return
-    if json:
-        emit_json({"run": done.path, "model": done.model, **done.report.to_json()})
-    elif not quiet:
-        print_report(done.report, results())
-    else:
-        console(quiet=quiet)
-        print(done.model)
+    if not follower:
+        tell_run(done, json=json, quiet=quiet)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
 
+    from onnxmtl.workflows.phases.emission import Compiled
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
@@ -81,6 +83,18 @@ def emit_json(value: Any) -> None:
     nan and infinity, which JSON does not have, become null.
     """
     sys.stdout.write(json.dumps(_plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def tell_run(done: Compiled, *, json: bool, quiet: bool) -> None:
+    """Print what compile and specialize have made: the report, the report as JSON, or the model's path alone."""
+    if json:
+        emit_json({"run": done.path, "model": done.model, **done.report.to_json()})
+    elif quiet:
+        print(done.model)
+    else:
+        from onnxmtl.deploy.report import print_report
+
+        print_report(done.report, results())
 
 
 def _plain(value: Any) -> Any:

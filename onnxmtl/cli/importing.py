@@ -54,11 +54,11 @@ BatchNormOption = Annotated[
 ]
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, option: str = "--input-size") -> tuple[int, int]:
     """``"64x96"`` or ``"64"`` -> (height, width)."""
     parts = text.lower().split("x")
     if len(parts) not in (1, 2) or not all(part.isdigit() and int(part) > 0 for part in parts):
-        msg = f"--input-size takes HEIGHTxWIDTH, as 64x96, not {text!r}"
+        msg = f"{option} takes HEIGHTxWIDTH, as 64x96, not {text!r}"
         raise typer.BadParameter(msg)
     return int(parts[0]), int(parts[-1])
 

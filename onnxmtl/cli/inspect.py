@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +67,9 @@ def inspect_command(
     )
     drawing = None if svg is None else save_drawing(found, svg)
     if json:
-        emit_json(found)
+        content = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        tree = {} if found.layout is None else found.layout.to_dict()  # as in layout.json
+        emit_json(content | {"layout": tree.get("layout")})
         return
     _show(found, with_blocks=found.kind == "backbone" or cuts != Cuts())
     if drawing is not None:
@@ -79,6 +82,8 @@ def _show(found: Inspection, *, with_blocks: bool) -> None:
     show(_table(None, _facts(found)))
     if with_blocks and found.blocks:
         show("", _table(*_block_table(found)))
+    if found.layout is not None:
+        show("", "the tree of the tasks:", *found.layout.text().splitlines())
     if found.sharing:
         tasks = [row.name for row in found.tasks]
         rows = [

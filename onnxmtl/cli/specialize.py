@@ -17,9 +17,8 @@ from onnxmtl.cli.console import (
     QuietOption,
     TrainingProgress,
     check_devices,
-    emit_json,
     is_follower,
-    results,
+    tell_run,
 )
 
 
@@ -68,7 +67,6 @@ def specialize_command(
         raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
     check_devices(devices)
 
-    from onnxmtl.deploy.report import print_report
     from onnxmtl.workflows import specialize
 
     follower = is_follower(devices)  # says nothing
@@ -87,11 +85,5 @@ def specialize_command(
             devices=devices,
             accelerator=accelerator.value,
         )
-    if follower:
-        return
-    if json:
-        emit_json({"run": done.path, "model": done.model, **done.report.to_json()})
-    elif not quiet:
-        print_report(done.report, results())
-    else:
-        print(done.model)
+    if not follower:
+        tell_run(done, json=json, quiet=quiet)

@@ -22,6 +22,8 @@ from onnxmtl.errors import ModelError, OnnxMTLError
 from onnxmtl.frontends.source import Dialect
 from onnxmtl.ir import Role, is_supermodel, role_of
 from onnxmtl.kinds import TaskSet
+from onnxmtl.passes.spaces.tree import LAYOUT_KEY
+from onnxmtl.policy.layout import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Inspection:
         blocks: What lies between two boundaries, in the order of the network.
         boundaries: Where it is cut.
         sharing: How the tasks use each layer, for a multi-task model.
+        layout: The tree of tasks that the model is, where its metadata tells.
         sites: Of a supermodel.
         remarks: What the import had to say, and what could not be told.
     """
@@ -123,6 +126,7 @@ class Inspection:
     blocks: tuple[BlockRow, ...]
     boundaries: tuple[BoundaryRow, ...]
     sharing: tuple[LayerRow, ...]
+    layout: Layout | None
     sites: tuple[SiteRow, ...]
     remarks: tuple[str, ...]
 
@@ -178,6 +182,7 @@ def inspect_model(
         blocks=block_rows(model.graph, found),
         boundaries=boundary_rows(found),
         sharing=tuple(LayerRow.of(row) for row in sharing(model)) if tasks and not choices else (),
+        layout=_layout(model, remarks),
         sites=_sites(model) if choices else (),
         remarks=tuple(remarks),
     )
@@ -219,6 +224,17 @@ def _tasks(model: ir.Model, remarks: list[str]) -> tuple[TaskRow, ...]:
         remarks.append(f"the metadata onnxmtl.tasks cannot be read: {error}")
         return ()
     return tuple(TaskRow(task.name, task.kind, task.channels, task.output) for task in found)
+
+
+def _layout(model: ir.Model, remarks: list[str]) -> Layout | None:
+    text = model.metadata_props.get(LAYOUT_KEY)
+    if not text:
+        return None
+    try:
+        return Layout.from_json(text)
+    except OnnxMTLError as error:  # somebody edited the metadata
+        remarks.append(f"the metadata {LAYOUT_KEY} cannot be read: {error}")
+        return None
 
 
 def _sites(model: ir.Model) -> tuple[SiteRow, ...]:

@@ -169,6 +169,7 @@ def _closing(report: Report) -> list[str]:
         f"executed once for two tasks or more: {report.costs['found'].executed_once:.1%} of the executed "
         f"multiply-adds, {once} of {len(report.sharing)} layers with parameters",
         *([f"decided: {report.decoding}"] if report.decoding else []),
+        *(report.layout.text().splitlines() if report.layout is not None else []),
         f"weights: {report.weights}",
         *(f"note: {note}" for note in report.notes),
         f"model: {report.model}",

@@ -16,6 +16,7 @@ from typing import Any
 
 from onnxmtl.cost.count import Costs
 from onnxmtl.cost.sharing import SharingRow
+from onnxmtl.policy.layout import Layout
 
 NO_VALUE = math.nan  # of a metric that was measured and has none; null in JSON
 
@@ -111,7 +112,8 @@ class DrawResult:
     Attributes:
         source: What it was drawn from: ``policy`` (a candidate), ``random-total`` or ``random-per-task`` (a random
             policy with the same number of skips over all tasks, or per task), ``random-cost`` (the same
-            multiply-adds).
+            multiply-adds); ``permutation`` (the found tree with tasks exchanged), ``vanilla`` (a plain tree of its
+            cost).
         metrics: Task -> metric -> value; nan where it has none.
         parameters, multiply_adds: Of the model, heads included.
         delta: Task -> Δt_i in percent against the single-task models; empty without them.
@@ -187,6 +189,7 @@ class Report:
             decode phase's candidates.json, as :meth:`DrawResult.to_json` with ``architecture`` beside it.)
         budget: One row per limit.
         decoding: How the architecture was decided, in one sentence: decoder, exact or with which proven gap.
+        layout: The tree that the model is, if it is one by its search space.
     """
 
     title: str
@@ -201,6 +204,7 @@ class Report:
     draws: tuple[DrawResult, ...] = ()
     budget: tuple[BudgetResult, ...] = ()
     decoding: str = ""
+    layout: Layout | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values, with margins; numbers that are not finite are null."""
@@ -209,6 +213,8 @@ class Report:
             row["margin"] = finite(task.margin)
         for row, limit in zip(content["budget"], self.budget, strict=True):
             row["met"] = limit.met
+        if self.layout is not None:
+            content |= self.layout.to_dict()
         return content
 
     @classmethod
@@ -219,6 +225,7 @@ class Report:
             KeyError, TypeError, AttributeError: It is something else.
         """
         rest = dict(content)
+        layout = rest.pop("layout", None)
         return cls(
             tasks=tuple(_task(row) for row in rest.pop("tasks")),
             sharing=tuple(
@@ -231,6 +238,7 @@ class Report:
             budget=tuple(
                 BudgetResult(**{k: v for k, v in row.items() if k != "met"}) for row in rest.pop("budget", ())
             ),
+            layout=None if layout is None else Layout.from_dict({"layout": layout}),
             **rest,
         )
 

@@ -12,9 +12,11 @@ from onnxmtl.search.recipe import Recipe
 _LOSSES = {
     "sparsity": ("sparsity",),
     "sharing": ("sharing", "adashare_sharing"),
-    "cost": ("multiply_adds", "parameters", "budget"),
+    "cost": ("multiply_adds", "parameters", "bmtas_released", "latency", "budget"),
 }
-ABLATIONS = ("regularizer", "curriculum", *_LOSSES)
+COSTS = _LOSSES["cost"]
+"""Regularizers that pull towards low costs."""
+ABLATIONS = ("regularizer", "curriculum", "warm-up", *_LOSSES)
 
 
 def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
@@ -23,7 +25,8 @@ def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
     Args:
         recipe: The whole recipe.
         names: ``regularizer`` (all that is added to the task losses), ``curriculum`` (all sites decide from the
-            start), ``sparsity``, ``sharing``, ``cost`` (the regularizers of that kind).
+            start), ``warm-up`` (the stage of that name; the others stay as long as they are), ``sparsity``,
+            ``sharing``, ``cost`` (the regularizers of that kind).
 
     Raises:
         RunError: An unknown name, or the recipe has no such part.
@@ -39,6 +42,9 @@ def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
     if "curriculum" in wanted:
         stages = tuple(dataclasses.replace(stage, curriculum=None) for stage in recipe.stages)
         recipe = dataclasses.replace(recipe, stages=stages)
+    if "warm-up" in wanted:
+        stages = tuple(stage for stage in recipe.stages if stage.name != "warm-up")
+        recipe = dataclasses.replace(recipe, stages=stages)
     gone = {loss for name in wanted for loss in _LOSSES.get(name, ())}
     kept = {} if "regularizer" in wanted else {n: w for n, w in recipe.regularizers.items() if n not in gone}
     return dataclasses.replace(recipe, regularizers=kept)
@@ -47,6 +53,8 @@ def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
 def _has(recipe: Recipe, name: str) -> bool:
     if name == "curriculum":
         return any(stage.curriculum is not None for stage in recipe.stages)
+    if name == "warm-up":
+        return any(stage.name == "warm-up" for stage in recipe.stages)
     if name == "regularizer":
         return bool(recipe.regularizers)
     return any(loss in recipe.regularizers for loss in _LOSSES[name])

@@ -15,7 +15,7 @@ from onnxmtl.policy.budget import Absolute
 from onnxmtl.runs import Checkpoints
 from onnxmtl.search.best import BestPolicy
 from onnxmtl.search.recipe import Recipe, Stage
-from onnxmtl.search.regularizers import PolicyView, regularizer, separate_multiply_adds
+from onnxmtl.search.regularizers import TIMED, PolicyView, regularizer, separate_multiply_adds
 from onnxmtl.search.relaxations import (
     average_draw,
     by_site,
@@ -23,6 +23,7 @@ from onnxmtl.search.relaxations import (
     gumbel_weights,
     harden,
     logits_by_site,
+    own_branch_draw,
     shared_draw,
 )
 from onnxmtl.search.setting import TRAIN_STREAM, Losses, Setting, figures, seed_dropout
@@ -30,6 +31,7 @@ from onnxmtl.search.training import train_weights
 from onnxmtl.train.history import History
 from onnxmtl.train.loop import Listener, fit
 from onnxmtl.train.optimizers import build_optimizer, set_lr
+from onnxmtl.train.recalibrate import initial_statistics
 from onnxmtl.train.weighting import WeightingSpec
 
 __all__ = ["TRAIN_STREAM", "SearchStage", "Setting", "train_weights"]
@@ -58,6 +60,7 @@ class SearchStage:
         limits: The run's budget; costs beyond it are paid for in policy steps if the recipe has the regularizer
             ``budget``.
         weighting: How the tasks' losses are weighed.
+        times: The table with measured times, for the regularizer ``latency``.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class SearchStage:
         steps: int,
         limits: Sequence[Absolute] = (),
         weighting: WeightingSpec | str | None = None,
+        times: SiteTable | None = None,
     ) -> None:
         self.module, self.table, self.recipe, self.stage = module, table, recipe, stage
         self.setting, self.steps = setting, steps
@@ -78,6 +82,8 @@ class SearchStage:
         options = {name: dict(settings) for name, settings in recipe.regularizer_options.items()}
         if "budget" in weights_of:
             options["budget"] = {**options.get("budget", {}), "limits": tuple(limits)}
+        if TIMED in weights_of:
+            options[TIMED] = {**options.get(TIMED, {}), "times": times}
         self.regularizers = [
             (weight, name, regularizer(name, table, options.get(name))) for name, weight in weights_of.items()
         ]
@@ -99,6 +105,7 @@ class SearchStage:
             self.data = {"weights": kept, "policy": held}
         epochs = (setting.epoch(self.data["policy"]), setting.epoch(self.data["weights"]))
         self.schedule = stage.schedule(steps, epochs)
+        self.statistics = initial_statistics(module.nodes) if "statistics" in stage.reset else {}
         known = policy and len(table.tasks) <= MAX_TASKS
         self.best = (
             BestPolicy(module, setting, setting.held(stage.holdout)) if stage.keep == "best" and policy else None
@@ -159,6 +166,8 @@ class SearchStage:
         spec = self.stage.policy if part == "policy" else self.stage.weights
         if spec is None or part not in self.optimizers:
             return {}
+        if self.schedule.turns.begins(number):
+            self._begin(part)
         lr = spec.lr_at(self.schedule.place(number), self.schedule.reference)
         set_lr(self.optimizers[part], lr)
         for parameter in self.weights:
@@ -170,7 +179,7 @@ class SearchStage:
             told["temperature"] = self.schedule.temperature_at(number)
             if self.stage.curriculum is not None:
                 told["active"] = float(len(self.active(number)))
-        if self.stage.sequential:
+        if self.stage.sequential in (True, part):
             for task in self.setting.tasks.names:
                 told |= self._update(number, part, task)
         else:
@@ -179,8 +188,26 @@ class SearchStage:
             told |= self.best.judge()
         return told
 
+    def _begin(self, part: str) -> None:
+        """A turn begins: what the stage resets begins afresh."""
+        if part in self.stage.reset:
+            self.optimizers[part].state.clear()
+        if part == "weights":
+            for name, value in self.statistics.items():
+                self.module.weight(name).fill_(value)
+
     def _update(self, number: int, part: str, task: str = "") -> dict[str, float]:
         """One update for all tasks, or for one of them on images of its own."""
+        if part == "weights" or not self.statistics:
+            return self._updated(number, part, task)
+        kept = {name: self.module.weight(name).clone() for name in self.statistics}
+        try:
+            return self._updated(number, part, task)
+        finally:
+            for name, tensor in kept.items():
+                self.module.weight(name).copy_(tensor)
+
+    def _updated(self, number: int, part: str, task: str) -> dict[str, float]:
         setting = self.setting.alone(task) if task else self.setting
         stream = f"{self.stage.name}/{part}" + (f"/{task}" if task else "")
         optimizer = self.optimizers[part]
@@ -217,6 +244,8 @@ class SearchStage:
             return average_draw(self.module)
         if self.stage.relaxation == "shared":
             return shared_draw(self.module)
+        if self.stage.relaxation == "own-branch":
+            return own_branch_draw(self.module, self.table.tasks)
         draw = self._sample(number, "gumbel")
         return harden(draw) if self.stage.relaxation == "hard-gumbel" and part == "weights" else draw
 

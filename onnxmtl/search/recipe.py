@@ -13,12 +13,21 @@ from onnxmtl.search.schedule import Curriculum, Schedule, Temperature, Turns
 from onnxmtl.train.optimizers import OptimizerSpec
 
 # Phases of a run that are no stages: a stage may not take their names.
-_PHASES = re.compile(r"import|all-shared|separate(-[0-9]+)?|single-task(-[0-9]+)?|hard-sharing|random.*|decode|emit")
+_PHASES = re.compile(
+    r"import|all-shared|separate(-[0-9]+)?|single-task(-[0-9]+)?|hard-sharing|times|random.*|permutation.*|vanilla|decode|emit"
+)
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 _ANNEALED = Temperature()
+# Relaxations in which nothing is decided by the policy.
+_FIXED = {
+    "average": "an average of all options",
+    "shared": "one trunk for all tasks",
+    "own-branch": "a branch for every task",
+}
 
-Relaxation = Literal["average", "shared", "gumbel", "hard-gumbel", "selected"]
+Relaxation = Literal["average", "shared", "own-branch", "gumbel", "hard-gumbel", "selected"]
+Reset = Literal["weights", "policy", "statistics"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +38,8 @@ class Stage:
         name: Used for phases, seeds and progress; unique in the recipe.
         share: Share of the run's steps it takes.
         relaxation: What Choices do: ``average`` (all options weigh the same), ``shared`` (option 0 everywhere, the one
-            trunk runs once), ``gumbel`` (a soft sample of the policy), ``hard-gumbel`` (a sample; one option runs, for
+            trunk runs once), ``own-branch`` (in the space ``branch`` every task takes the branch of its own number),
+            ``gumbel`` (a soft sample of the policy), ``hard-gumbel`` (a sample; one option runs, for
             weight steps only), or ``selected``: the stage trains the selected model, after decoding.
         weights: How weights are trained; None: they are not.
         policy: How the policy is trained; None: it is not.
@@ -41,11 +51,16 @@ class Stage:
         first: Who begins a cycle.
         curriculum: Which sites decide; None: all of them from the start.
         sequential: One update per task on images of its own, as AutoMTL's code does; else one update for all tasks.
+            ``weights``: only weight steps do so (BMTAS).
         sample: The sample that regularizers see: the ``same`` that the step used, or a ``fresh`` one.
         keep: The policy that the stage ends with: its ``last`` one, or the ``best`` one on held-out data, judged
             after turns of the policy once all sites decide (AdaShare).
         reference: Steps that all numbers of steps in here (`alternate`, decays, the curriculum) refer to; in a run of
             another length they are scaled. 0: they are meant as they are.
+        reset: What begins afresh with a turn (BMTAS): the optimizer's state of the ``weights`` or of the ``policy``
+            when their turn begins; ``statistics``: running statistics when a turn of the weights begins, and policy
+            steps, which normalize with their batch's, leave them alone.
+        per_task: The learning rate of a weight is divided by the number of tasks that use it (``selected`` only).
     """
 
     name: str
@@ -60,10 +75,12 @@ class Stage:
     unit: Literal["step", "epoch"] = "step"
     first: Literal["policy", "weights"] = "policy"
     curriculum: Curriculum | None = None
-    sequential: bool = False
+    sequential: bool | Literal["weights"] = False
     sample: Literal["same", "fresh"] = "same"
     keep: Literal["last", "best"] = "last"
     reference: int = 0
+    reset: tuple[Reset, ...] = ()
+    per_task: bool = False
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -81,9 +98,8 @@ class Stage:
             return "the selected model has no policy left to train" if self.policy is not None else ""
         if self.weights is None and self.policy is None:
             return "it trains neither weights nor policy"
-        if self.policy is not None and self.relaxation in ("average", "shared"):
-            what = "an average of all options" if self.relaxation == "average" else "one trunk for all tasks"
-            return f"{what} teaches the policy nothing; take the relaxation 'gumbel'"
+        if self.policy is not None and self.relaxation in _FIXED:
+            return f"{_FIXED[self.relaxation]} teaches the policy nothing; take the relaxation 'gumbel'"
         if min(self.temperature.start, self.temperature.end, self.temperature.ratio, self.temperature.every) <= 0:
             return "its temperatures must be more than 0"
         if min(self.alternate) < 1 or not 0 <= self.holdout < 1:
@@ -94,6 +110,8 @@ class Stage:
             return f"its curriculum's speed must be more than 0, not {self.curriculum.speed}"
         if self.keep == "best" and self.policy is None:
             return "it keeps the best policy but trains none"
+        if self.per_task:
+            return "only the selected model's learning rates are divided by tasks"
         if self.reference < 0:
             return f"its reference is a number of steps, not {self.reference}"
         return ""

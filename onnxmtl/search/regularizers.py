@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from onnxmtl.analysis.table import Site, SiteTable
 from onnxmtl.cost.expected import ExpectedCost
+from onnxmtl.cost.released import ReleasedCost
 from onnxmtl.errors import RunError
 from onnxmtl.policy.budget import Absolute
 
@@ -54,6 +55,11 @@ class PolicyView:
         """A scalar to add to."""
         return torch.zeros((), dtype=torch.float64, device=self.logits[0].device if self.logits else None)
 
+
+TIMED = "latency"
+"""The regularizer that needs measured times."""
+
+_GFLOP = 5e8  # multiply-adds: each is two operations
 
 Regularizer = Callable[[PolicyView], torch.Tensor]
 RegularizerFactory = Callable[..., Regularizer]
@@ -191,13 +197,89 @@ def adashare_sharing(table: SiteTable, form: str = "paper") -> Regularizer:
 
 
 @register_regularizer("multiply_adds")
-def multiply_adds(table: SiteTable) -> Regularizer:
-    """Expected multiply-adds, as a share of what separate models execute; exact, rewards common prefixes."""
+def multiply_adds(table: SiteTable, unit: str = "separate", of: str = "sample") -> Regularizer:
+    """Expected multiply-adds; exact, rewards common prefixes. BMTAS Eq. 5 with ``of="policy"``.
+
+    Args:
+        table: The sites.
+        unit: ``separate``: as a share of what separate models execute. ``gflop``: 2·10⁻⁹ times their number, the unit
+            that BMTAS's λ belong to.
+        of: The probabilities: the step's ``sample``, or the ``policy`` itself, without noise and temperature.
+
+    Raises:
+        RunError: Another unit, or something else to take it of.
+    """
+    if unit not in ("separate", "gflop") or of not in ("sample", "policy"):
+        msg = f"multiply_adds has the units 'separate' and 'gflop', of 'sample' or 'policy', not {unit!r} of {of!r}"
+        raise RunError(msg)
+    return _expected(table, separate_multiply_adds(table) if unit == "separate" else _GFLOP, of)
+
+
+@register_regularizer(TIMED)
+def latency(table: SiteTable, of: str = "policy", times: SiteTable | None = None) -> Regularizer:
+    """Expected time on this machine, as a share of what separate models take; exact, as ``multiply_adds`` is.
+
+    Args:
+        table: The sites.
+        of: As of ``multiply_adds``.
+        times: The same table with measured microseconds in the place of multiply-adds; ``compile`` measures them.
+
+    Raises:
+        RunError: Something else to take it of; no times, or those of another supermodel.
+    """
+    if of not in ("sample", "policy"):
+        msg = f"latency is of 'sample' or 'policy', not {of!r}"
+        raise RunError(msg)
+    if times is None and table.sites:
+        msg = "the regularizer 'latency' needs measured times, and none are given: take it in a recipe that is compiled"
+        raise RunError(msg)
+    timed = table if times is None else times
+    if (timed.tasks, _names(timed)) != (table.tasks, _names(table)):
+        msg = "the regularizer 'latency' was given times that were measured on another supermodel"
+        raise RunError(msg)
+    return _expected(timed, separate_multiply_adds(timed), of)
+
+
+def _expected(table: SiteTable, one: float, of: str) -> Regularizer:
+    """The expected cost of the step's sample or of the policy, divided by `one`."""
     cost = ExpectedCost(table)
-    separate = separate_multiply_adds(table)
 
     def value(view: PolicyView) -> torch.Tensor:
-        result: torch.Tensor = cost.multiply_adds(view.sample, like=view.zero()) / separate
+        p = view.sample if of == "sample" else view.probabilities
+        result: torch.Tensor = cost.multiply_adds(p, like=view.zero()) / one
+        return result
+
+    return value
+
+
+def _names(table: SiteTable) -> list[tuple[str, tuple[str, ...]]]:
+    return [(site.id, site.option_names) for site in table.sites]
+
+
+@register_regularizer("bmtas_released")
+def bmtas_released(table: SiteTable, unit: str = "separate", per_task: bool = False) -> Regularizer:
+    """The resource loss of BMTAS's code, which charges too much for three tasks and more; up to five tasks.
+
+    See :mod:`onnxmtl.cost.released`. Of the policy itself, without noise and temperature, and of the blocks alone.
+
+    Args:
+        table: The sites.
+        unit: ``separate`` or ``gflop``, as of ``multiply_adds``.
+        per_task: Once for every task, as the code adds it; else once per step.
+
+    Raises:
+        RunError: Another unit.
+        ModelError: More tasks, or the table is not that of the space ``branch``.
+    """
+    if unit not in ("separate", "gflop"):
+        msg = f"bmtas_released has the units 'separate' and 'gflop', not {unit!r}"
+        raise RunError(msg)
+    cost = ReleasedCost(table)
+    one = separate_multiply_adds(table) if unit == "separate" else _GFLOP
+    times = len(table.tasks) if per_task else 1
+
+    def value(view: PolicyView) -> torch.Tensor:
+        result: torch.Tensor = cost.multiply_adds(view.probabilities) * (times / one)
         return result
 
     return value

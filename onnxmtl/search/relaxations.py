@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
 from onnxmtl.analysis.table import SiteTable
+from onnxmtl.errors import RunError
 from onnxmtl.lowering import Draw, LoweredModule, SiteTask
 from onnxmtl.runs import derive_seed
 
@@ -24,6 +25,22 @@ def average_draw(module: LoweredModule) -> Draw:
 def shared_draw(module: LoweredModule) -> Draw:
     """Option 0 everywhere: one trunk for all tasks, which runs once (AdaShare's warm-up)."""
     return Draw(options=dict.fromkeys(module.logits, 0))
+
+
+def own_branch_draw(module: LoweredModule, tasks: Sequence[str]) -> Draw:
+    """Task t of `tasks` takes ``branch_t`` everywhere: a network for each of them (BMTAS's warm-up).
+
+    Raises:
+        RunError: The options are no branches.
+    """
+    options = {}
+    for (site, task), names in module.options.items():
+        wanted = f"branch_{tasks.index(task)}"
+        if wanted not in names:
+            msg = f"the relaxation 'own-branch' is for the space 'branch'; site {site!r} has no option {wanted!r}"
+            raise RunError(msg)
+        options[site, task] = names.index(wanted)
+    return Draw(options=options)
 
 
 def gumbel_weights(

@@ -88,6 +88,10 @@ class Turns:
         place = step % (self.policy + self.weights)
         return place < self.policy if self.first == "policy" else place >= self.weights
 
+    def begins(self, step: int) -> bool:
+        """Whether a turn begins with step `step`."""
+        return step == 0 or self.is_policy(step) != self.is_policy(step - 1)
+
     def policy_steps(self, step: float) -> float:
         """How many of the first `step` steps train the policy."""
         cycle = self.policy + self.weights

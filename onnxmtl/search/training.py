@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from onnxmtl.ir import Role
@@ -25,6 +26,7 @@ def train_weights(
     sequential: bool = False,
     reference: int = 0,
     weighting: WeightingSpec | str | None = None,
+    per_task: bool = False,
     checkpoints: Checkpoints | None = None,
     listener: Listener | None = None,
 ) -> History:
@@ -40,6 +42,7 @@ def train_weights(
         sequential: One update per task and step, on images of its own; else one update for all tasks.
         reference: Steps that the decays of `spec` refer to; 0: `steps`.
         weighting: How the tasks' losses are weighed.
+        per_task: The learning rate of every weight is divided by the number of tasks that use it (BMTAS).
         checkpoints: For resuming.
         listener: Progress.
 
@@ -49,7 +52,11 @@ def train_weights(
     losses = Losses(module, setting, weighting)
     parameters = {**module.parameters_with(), **losses.weighting.parameters()}
     optimizer = build_optimizer(
-        spec, parameters, heads=module.parameters_with(Role.HEAD), undecayed=losses.weighting.parameters()
+        spec,
+        parameters,
+        heads=module.parameters_with(Role.HEAD),
+        undecayed=losses.weighting.parameters(),
+        factors=shares(module) if per_task else None,
     )
     whole = reference or steps
 
@@ -78,3 +85,12 @@ def train_weights(
                   every=setting.checkpoint_every, listener=listener, also=losses.weighting)  # fmt: skip
     module.eval()
     return history
+
+
+def shares(module: LoweredModule) -> dict[str, float]:
+    """Weight -> 1 / n, n being the number of tasks whose output depends on it (BMTAS, Supplementary A).
+
+    A weight that n tasks use gets n times the gradients of one that a single task uses.
+    """
+    readers = Counter(name for task in module.tasks for name in module.read_by(task))
+    return {name: 1.0 / readers[name] for name in module.parameters_with() if readers[name]}

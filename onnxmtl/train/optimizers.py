@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+_POLY = 0.9  # power of the schedule "poly"
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
@@ -21,8 +23,8 @@ class OptimizerSpec:
         betas: Adam's.
         momentum: SGD's.
         weight_decay: Added to the gradient (L2).
-        schedule: ``constant``; ``cosine``: from `lr` down to a hundredth of it at the end of the stage; or ``step``:
-            times `decay` after every `every` steps.
+        schedule: ``constant``; ``cosine``: from `lr` down to a hundredth of it at the end of the stage; ``step``:
+            times `decay` after every `every` steps; or ``poly``: `lr` · (1 − step/steps)^0.9 (DeepLab's).
         decay: Factor of ``step``.
         every: Steps between the drops of ``step``; needed for it.
         drops: How many drops of ``step`` there are at most; 0: no end.
@@ -34,7 +36,7 @@ class OptimizerSpec:
     betas: tuple[float, float] = (0.5, 0.999)
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "poly"] = "constant"
     decay: float = 0.5
     every: int = 0
     drops: int = 0
@@ -50,6 +52,8 @@ class OptimizerSpec:
         if self.schedule == "step":
             drops = math.floor(step / self.every)
             return self.lr * self.decay ** (min(drops, self.drops) if self.drops else drops)
+        if self.schedule == "poly":
+            return self.lr * math.pow(1.0 - min(step / steps, 1.0), _POLY)
         if self.schedule != "cosine" or steps <= 1:
             return self.lr
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / (steps - 1), 1.0))))
@@ -61,6 +65,7 @@ def build_optimizer(
     *,
     heads: Collection[str] = (),
     undecayed: Collection[str] = (),
+    factors: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """An optimizer over named parameters. Parameters without a gradient in a step are left alone in it.
 
@@ -69,24 +74,30 @@ def build_optimizer(
         parameters: By name.
         heads: Names of those that `spec.head_lr` is for.
         undecayed: Names of those that take no weight decay (the weights of losses).
+        factors: What the learning rates of some are multiplied by; 1 where nothing is said.
     """
+    known = factors or {}
     faster = set(heads) if spec.head_lr else set()
     groups: list[dict[str, Any]] = []
     for head in (False, True):
-        for decayed in (True, False):
-            values = [p for n, p in parameters.items() if (n in faster) == head and (n not in undecayed) == decayed]
-            if values or not (head or not decayed):
-                factor = spec.head_lr / spec.lr if head else 1.0
-                decay = spec.weight_decay if decayed else 0.0
-                groups.append({"params": values, "factor": factor, "lr": spec.lr * factor, "weight_decay": decay})
-    if len(groups) > 1 and not groups[0]["params"]:
-        groups.pop(0)
+        for share in sorted({known.get(name, 1.0) for name in parameters} or {1.0}, reverse=True):
+            for decayed in (True, False):
+                values = [
+                    parameter
+                    for name, parameter in parameters.items()
+                    if (name in faster, known.get(name, 1.0), name not in undecayed) == (head, share, decayed)
+                ]
+                if values:
+                    factor = share * (spec.head_lr / spec.lr if head else 1.0)
+                    decay = spec.weight_decay if decayed else 0.0
+                    groups.append({"params": values, "factor": factor, "lr": spec.lr * factor, "weight_decay": decay})
+    groups = groups or [{"params": [], "factor": 1.0, "lr": spec.lr, "weight_decay": spec.weight_decay}]
     if spec.name == "adam":
         return torch.optim.Adam(groups, lr=spec.lr, betas=spec.betas)
     return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all groups; that of heads keeps its proportion to the others'."""
+    """Set the learning rate of all groups; each keeps its proportion to the others'."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("factor", 1.0)

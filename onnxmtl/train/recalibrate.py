@@ -39,6 +39,20 @@ def momenta_of(nodes: Iterable[ir.Node]) -> dict[str, float]:
     return momenta
 
 
+def initial_statistics(nodes: Iterable[ir.Node]) -> dict[str, float]:
+    """Name of a running statistic -> what it is before the first batch: 0 for means, 1 for variances.
+
+    Those that never move are left out.
+    """
+    moving = momenta_of(nodes := list(nodes))
+    return {
+        str(value.name): float(slot.name == "variance")
+        for node in nodes
+        for slot, value in ops.weight_slots(node)
+        if str(value.name) in moving and slot.name in ("mean", "variance")
+    }
+
+
 def average_statistics(
     module: LoweredModule, momenta: Mapping[str, float], run: Callable[[int], object], batches: int
 ) -> None:

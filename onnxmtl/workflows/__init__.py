@@ -1,12 +1,59 @@
-"""The public Python API: every loop that crosses rooms lives here."""
+"""The public Python API: every loop that crosses rooms lives here.
 
-from onnxmtl.deploy.exporting import export_prototxt
-from onnxmtl.workflows.compilation import compile
-from onnxmtl.workflows.config import CompileConfig
-from onnxmtl.workflows.importing import load
-from onnxmtl.workflows.phases.emission import Compiled
-from onnxmtl.workflows.session import Observer
-from onnxmtl.workflows.specialization import specialize
-from onnxmtl.workflows.verification import verify
+Names are imported when they are used: what trains needs torch, what only reads graphs does without.
+"""
 
-__all__ = ["CompileConfig", "Compiled", "Observer", "compile", "export_prototxt", "load", "specialize", "verify"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxmtl.deploy.exporting import export_prototxt as export_prototxt
+    from onnxmtl.workflows.compilation import compile as compile
+    from onnxmtl.workflows.config import CompileConfig as CompileConfig
+    from onnxmtl.workflows.importing import load as load
+    from onnxmtl.workflows.phases.emission import Compiled as Compiled
+    from onnxmtl.workflows.recommendation import Recommended as Recommended
+    from onnxmtl.workflows.recommendation import recommend as recommend
+    from onnxmtl.workflows.session import Observer as Observer
+    from onnxmtl.workflows.specialization import specialize as specialize
+    from onnxmtl.workflows.verification import verify as verify
+
+_HOMES = {
+    "CompileConfig": "onnxmtl.workflows.config",
+    "Compiled": "onnxmtl.workflows.phases.emission",
+    "Observer": "onnxmtl.workflows.session",
+    "Recommended": "onnxmtl.workflows.recommendation",
+    "compile": "onnxmtl.workflows.compilation",
+    "export_prototxt": "onnxmtl.deploy.exporting",
+    "load": "onnxmtl.workflows.importing",
+    "recommend": "onnxmtl.workflows.recommendation",
+    "specialize": "onnxmtl.workflows.specialization",
+    "verify": "onnxmtl.workflows.verification",
+}
+
+__all__ = [
+    "CompileConfig",
+    "Compiled",
+    "Observer",
+    "Recommended",
+    "compile",
+    "export_prototxt",
+    "load",
+    "recommend",
+    "specialize",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module 'onnxmtl.workflows' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

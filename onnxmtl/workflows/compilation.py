@@ -16,7 +16,7 @@ from onnxmtl.kinds import TaskSet, load_tasks
 from onnxmtl.lowering import together
 from onnxmtl.lowering.agreement import agreed, from_first
 from onnxmtl.passes.instruments import CheckInvariants, Instrument
-from onnxmtl.policy import Architecture, Policy, read_architecture
+from onnxmtl.policy import Architecture, Layout, Policy, read_architecture
 from onnxmtl.policy.budget import Absolute
 from onnxmtl.runs import RunDirectory, free_path
 from onnxmtl.search.recipe import Recipe
@@ -31,9 +31,11 @@ from onnxmtl.workflows.phases.emission import Compiled, Outcome, emit_model
 from onnxmtl.workflows.phases.job import Graphs, Job
 from onnxmtl.workflows.phases.searching import search
 from onnxmtl.workflows.phases.training import train_selected
+from onnxmtl.workflows.phases.trees import train_trees
 from onnxmtl.workflows.preparation import graph_digest, prepare
 from onnxmtl.workflows.processes import Accelerator, launch, opened
 from onnxmtl.workflows.session import Observer, Session, Silent
+from onnxmtl.workflows.smaller import prepare_smaller
 from onnxmtl.workflows.source import Source
 
 
@@ -49,6 +51,7 @@ def compile(
     resume: bool = False,
     recipe: Recipe | str | None = None,
     architecture: Architecture | str | os.PathLike[str] | None = None,
+    layout: Layout | str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     instruments: Sequence[Instrument] = (),
     command: Sequence[str] = (),
@@ -71,6 +74,9 @@ def compile(
         recipe: The name of a recipe, or one of your own; None takes ``config.recipe``.
         architecture: What the tasks share, if that is known already: an architecture or the file of one, ours or
             AutoMTL's. Nothing is searched then; all steps train the model that it selects.
+        layout: A tree of tasks over the backbone's blocks, or the file of one, as ``onnxmtl recommend`` writes them:
+            nothing is searched, and all steps train this tree. Without `recipe` it is trained as ``treemtl`` does,
+            else as the last stage of that recipe.
         observer: Told about progress.
         instruments: Watch the graph passes.
         command: The command line, kept in run.json.
@@ -90,8 +96,10 @@ def compile(
     """
     asked = dataclasses.replace(config or CompileConfig(), **options)
     fixed = architecture if isinstance(architecture, Architecture | None) else read_architecture(architecture)
-    method, settings = resolve(recipe, asked, fixed=fixed is not None)
+    tree = layout if isinstance(layout, Layout | None) else Layout.from_file(layout)
+    method, settings = resolve(recipe, asked, fixed=fixed is not None, layout=tree)
     task_set = completed(method, load_tasks(tasks) if isinstance(tasks, str) else tasks)
+    tree = None if tree is None else tree.for_tasks(task_set.names)
     make_weighting(parse_weighting(settings.weighting), task_set)  # refuses an unknown one
     threads = torch.get_num_threads()  # of one process: several share the cores
     fabric = launch(devices, accelerator, settings.batch_size)
@@ -101,7 +109,8 @@ def compile(
     if not resume:
         from_first(lambda: RunDirectory.check_free(path))  # before the work of importing
     source = Source(model, example_input, weights, dialect)
-    prepared = agreed(lambda: prepare(source, task_set, settings, method, instruments))
+    prepared = agreed(lambda: prepare(source, task_set, settings, method, instruments, tree))
+    smaller = agreed(lambda: prepare_smaller(source, prepared, settings, method, instruments))
     if fixed is not None:
         fixed.validate(site_table(prepared.supermodel))
     content = {
@@ -110,6 +119,7 @@ def compile(
         "tasks": prepared.tasks.to_json(),
         **settings.describe(),
         "architecture": None if fixed is None else fixed.to_dict(),
+        **({} if tree is None else tree.to_dict()),
         "threads": threads,  # sums are split among threads: another number, other last bits
         "recipe": method.name,
         "with_recipe": method.describe(),  # last in the alphabet: a changed option is told by its own name
@@ -122,6 +132,7 @@ def compile(
         prepared.data.input,
         settings,
         (CheckInvariants(), *instruments),
+        prepared.layout,
     )
     limits = agreed(lambda: budgets.resolve(graphs, settings.budget))
     if limits and not resume:  # before hours of training, and before anything is written
@@ -135,7 +146,7 @@ def compile(
     with opened(directory) as run:
         watching = observer or Silent()
         session = Session(run, path, prepared.tasks, prepared.data, settings, watching, fabric, checkpoint_every)
-        job = Job(session, source.title, method, graphs, prepared.fingerprint)
+        job = Job(session, source.title, method, graphs, prepared.fingerprint, smaller)
         job.write_graphs(prepared.digest())
         return _compile(job, limits, fixed)
 
@@ -156,5 +167,6 @@ def _compile(job: Job, limits: Sequence[Absolute], given: Architecture | None) -
     )
     trained = train_selected(job, decision.selected, decision.architecture)
     baselines = train_random(job, decision.architecture, baselines)
+    baselines = train_trees(job, decision.architecture, baselines)
     weights = "recalibrated" if trained is decision.selected else "retrained"
     return emit_model(job, Outcome(trained, decision, baselines, weights, limits))

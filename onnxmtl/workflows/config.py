@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from onnxmtl.errors import RunError
 
-BASELINES = ("single-task", "hard-sharing", "random", "random-cost")
+TREE_BASELINES = ("permutations", "vanilla")
+BASELINES = ("single-task", "hard-sharing", "random", "random-cost", *TREE_BASELINES)
 DEFAULT_STEPS, DEFAULT_BATCH_SIZE = 400, 16
 
 _LOWEST = {
@@ -36,7 +37,7 @@ class CompileConfig:
         variant: Of the recipe: "" (ours), or another it has, such as ``paper`` and ``released``.
         preset: Name of a set of the recipe's hyper-parameters for one data set, such as ``nyuv2``; "": none.
         without: What of the recipe is left out, for ablations: ``regularizer``, ``curriculum``, ``sparsity``,
-            ``sharing``, ``cost``.
+            ``sharing``, ``cost``, ``warm-up``.
         policy: ``learned``, or ``random``: nothing is searched, the architecture is drawn and all steps train it.
         data: Name of a data set, ``NAME:PATH``, or ``module:callable``; ``task=…;task=…`` for one set per task.
         data_options: Options of the data set, by name.
@@ -47,6 +48,7 @@ class CompileConfig:
         output_stride: Turn strides into dilations down to this stride; 0: keep.
         batchnorm: ``insert`` puts normalization back where it was folded away at export.
         input_size: (height, width) of the images; (0, 0): the model's own, or the data set's.
+        search_input_size: (height, width) of the images while the supermodel is searched; (0, 0): as everywhere else.
         space: Arguments of the space's pass that replace the recipe's (skip, norm, granularity, shared_prefix).
         regularizers: Weights that replace the recipe's, by name.
         weighting: How the tasks' losses are weighed: ``static``, ``uncertainty``, ``dwa``, ``gradnorm`` or
@@ -60,8 +62,10 @@ class CompileConfig:
         train_size: Number of training samples; 0: the data set's default.
         val_size: Number of validation samples; 0: the data set's default.
         baselines: What is trained for comparison: ``single-task``, ``hard-sharing``, ``random`` (AdaShare's two kinds
-            of random policies), ``random-cost`` (random policies with the found one's multiply-adds).
-        random_draws: Random architectures of each kind.
+            of random policies), ``random-cost`` (random policies with the found one's multiply-adds); where a tree is
+            searched or given, ``permutations`` (its tasks exchanged at random) and ``vanilla`` (all tasks branch off at
+            one place, at about the same cost).
+        random_draws: Random architectures, or permutations, of each kind.
         fold: Whether BatchNormalization is folded into convolutions in the emitted model.
     """
 
@@ -79,6 +83,7 @@ class CompileConfig:
     output_stride: int = 0
     batchnorm: Literal["keep", "insert"] = "keep"
     input_size: tuple[int, int] = (0, 0)
+    search_input_size: tuple[int, int] = (0, 0)
     space: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     regularizers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     weighting: str = "static"
@@ -97,7 +102,8 @@ class CompileConfig:
         for name in ("features", "without", "baselines"):
             given = getattr(self, name)
             object.__setattr__(self, name, _names(_option(name), given))
-        object.__setattr__(self, "input_size", tuple(self.input_size))
+        for name in ("input_size", "search_input_size"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
             if value < lowest:

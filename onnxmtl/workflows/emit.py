@@ -23,7 +23,8 @@ from onnxmtl.passes.finalize import ApplyOutputContract, DropTrainingOnly, final
 from onnxmtl.passes.instruments import Instrument
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.passes.select import MarkMultitask, select_passes
-from onnxmtl.policy import Architecture
+from onnxmtl.passes.spaces.tree import LAYOUT_KEY
+from onnxmtl.policy import Architecture, Layout
 
 
 def emit(
@@ -34,6 +35,7 @@ def emit(
     images: np.ndarray[Any, np.dtype[np.float32]],
     *,
     supermodel: ir.Model | None = None,
+    layout: Layout | None = None,
     fold: bool = True,
     instruments: Sequence[Instrument] = (),
 ) -> tuple[ir.Model, VerifyReport]:
@@ -46,6 +48,7 @@ def emit(
         spec: What its images are; becomes the input contract.
         images: Float32 [N, C, H, W], two or more, to certify the model on.
         supermodel: Where it was selected from: the structural proof compares with what its architecture selects.
+        layout: The tree that it is, for its metadata.
         fold: Whether BatchNormalization is folded.
         instruments: Watch the passes of finalize.
 
@@ -57,7 +60,10 @@ def emit(
     """
     contract = dataclasses.asdict(spec)
     finalize = Pipeline(finalize_passes(tasks, contract, fold=fold), instruments=instruments, name="finalize")
-    final = finalize(graphs.clone(trained)).model
+    copy = graphs.clone(trained)
+    if layout is not None:
+        copy.metadata_props[LAYOUT_KEY] = layout.to_json()
+    final = finalize(copy).model
     structure = _prove(trained, final, supermodel)
     graphs.save(final, folder / MODEL_FILE)
     # Torch computes the certificate on the unfolded model: folding is part of what is verified.

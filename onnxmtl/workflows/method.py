@@ -6,24 +6,33 @@ import dataclasses
 
 from onnxmtl.errors import RunError
 from onnxmtl.kinds import TaskSet
+from onnxmtl.policy import Layout
 from onnxmtl.policy.budget import Limit, parse_budget
 from onnxmtl.search import Recipe, recipe_named, without
-from onnxmtl.workflows.config import DEFAULT_BATCH_SIZE, DEFAULT_STEPS, CompileConfig
+from onnxmtl.workflows.config import DEFAULT_BATCH_SIZE, DEFAULT_STEPS, TREE_BASELINES, CompileConfig
+
+DEFAULT_OF_LAYOUTS = "treemtl"
 
 
-def resolve(given: Recipe | str | None, config: CompileConfig, *, fixed: bool) -> tuple[Recipe, CompileConfig]:
+def resolve(
+    given: Recipe | str | None, config: CompileConfig, *, fixed: bool, layout: Layout | None = None
+) -> tuple[Recipe, CompileConfig]:
     """The recipe with the user's changes, and the options with what the recipe says where the user said nothing.
 
     Args:
         given: A recipe, or the name of one; None takes ``config.recipe``.
         config: The options.
         fixed: Whether the architecture is given: nothing is searched then.
+        layout: The tree, if that is given; then None as `given` takes the recipe ``treemtl`` in the place of the
+            default one, and of any other recipe the stage that trains the selected model trains the tree.
 
     Raises:
         RunError: No such recipe, variant, preset or ablation; or options that contradict each other.
         BudgetError: The budget cannot be read.
     """
     limits = parse_budget(config.budget)
+    if layout is not None and given is None and config.recipe == CompileConfig.recipe:
+        given = DEFAULT_OF_LAYOUTS
     if isinstance(given, Recipe):
         if config.variant or config.preset:
             msg = "a recipe that is given as an object has no variants and presets; give its name instead"
@@ -57,8 +66,25 @@ def resolve(given: Recipe | str | None, config: CompileConfig, *, fixed: bool) -
     if fixed and config.policy == "random":
         msg = "--policy random draws an architecture and --architecture gives one: leave one of them out"
         raise RunError(msg)
-    if fixed or config.policy == "random":
+    if layout is not None:
+        recipe = _of_layout(recipe, config, fixed=fixed)
+    elif recipe.space == "tree":
+        msg = f"recipe {recipe.title!r} trains a tree that is given: name its file with --layout"
+        raise RunError(msg)
+    elif fixed or config.policy == "random":
         recipe = recipe.without_search()
+    if any(config.search_input_size) and not recipe.search_stages:
+        msg = "--search-input-size is for the search, and here nothing is searched: leave it out"
+        raise RunError(msg)
+    trees = [name for name in config.baselines if name in TREE_BASELINES]
+    if trees and recipe.space not in ("branch", "tree"):
+        msg = f"--baselines {trees[0]} is about trees: take the recipe bmtas, or give one with --layout"
+        raise RunError(msg)
+    cuts = {"groups": "--blocks", "at": "--at"}
+    asked = [cuts[name] for name in config.space if name in cuts]
+    if asked and recipe.space not in ("branch", "tree"):
+        msg = f"{asked[0]} says where trees can branch: take the recipe bmtas, or leave it out"
+        raise RunError(msg)
     filled = dataclasses.replace(
         config,
         steps=config.steps or recipe.steps or DEFAULT_STEPS,
@@ -68,11 +94,27 @@ def resolve(given: Recipe | str | None, config: CompileConfig, *, fixed: bool) -
     return recipe, filled
 
 
+def _of_layout(recipe: Recipe, config: CompileConfig, *, fixed: bool) -> Recipe:
+    """The recipe with all its steps in the stage that trains the tree."""
+    for asked, option in (
+        (fixed, "--architecture"),
+        (config.policy == "random", "--policy random"),
+        (config.samples > 0, "--samples"),
+        (config.shared_prefix > 0, "--decode-prefix"),
+        *((True, "--blocks" if name == "groups" else f"--{name.replace('_', '-')}") for name in config.space),
+    ):
+        if asked:
+            msg = f"--layout says what the tasks share, and so does {option}: leave one of them out"
+            raise RunError(msg)
+    trained = recipe.without_search()
+    return dataclasses.replace(trained, space="tree", space_options={}, decoder="argmax", shared_prefix=0)
+
+
 def _pulls(recipe: Recipe, limits: tuple[Limit, ...]) -> dict[str, float]:
     """The weights of the regularizers. With a budget cost weighs down to it, and no further unless the user asks."""
     found = dict(recipe.regularizers)
     if any(limit.quantity != "latency" for limit in limits):
-        for pull in ("multiply_adds", "parameters"):
+        for pull in ("multiply_adds", "parameters", "bmtas_released", "latency"):
             found.pop(pull, None)
         found.setdefault("budget", 1.0)
     return found

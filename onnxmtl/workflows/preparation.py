@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxmtl.analysis.sites import site_table
@@ -16,17 +14,21 @@ from onnxmtl.ir import clone
 from onnxmtl.ir.passes import PassBase
 from onnxmtl.kinds import Task, TaskSet
 from onnxmtl.lowering.ops import check_supported
+from onnxmtl.passes.fine_feature import AddFineFeature
 from onnxmtl.passes.heads import AttachHeads
 from onnxmtl.passes.instruments import CheckInvariants, Instrument
 from onnxmtl.passes.normalize.reseed import ReseedConstantWeights
 from onnxmtl.passes.pipelines import Pipeline
-from onnxmtl.passes.spaces import space
+from onnxmtl.passes.spaces import layout_blocks, space
+from onnxmtl.policy import Layout
 from onnxmtl.search.recipe import Recipe
-from onnxmtl.search.regularizers import regularizer
+from onnxmtl.search.regularizers import TIMED, regularizer
 from onnxmtl.train.labels import valid_mask
 from onnxmtl.train.priors import label_priors, start_from
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.data import open_data
+from onnxmtl.workflows.digest import graph_digest as graph_digest
+from onnxmtl.workflows.digest import round_attributes as round_attributes
 from onnxmtl.workflows.importing import load
 from onnxmtl.workflows.source import Source
 
@@ -45,6 +47,7 @@ class Prepared:
         tasks: With the data set's number of classes.
         data: The data set.
         fingerprint: Of the data set.
+        layout: The tree that the supermodel is, if one was given; with the names of its blocks.
     """
 
     backbone: ir.Model
@@ -53,6 +56,7 @@ class Prepared:
     tasks: TaskSet
     data: DataSource
     fingerprint: str
+    layout: Layout | None = None
 
     def digest(self) -> str:
         """Of the supermodel: its nodes, the weights of backbone and heads, the label priors in them.
@@ -62,43 +66,13 @@ class Prepared:
         return graph_digest(self.supermodel)
 
 
-def graph_digest(model: ir.Model) -> str:
-    """Of a model's nodes and weights, wherever the weights lie."""
-    found = hashlib.sha256()
-    for node in model.graph:
-        names = [[value and value.name for value in values] for values in (node.inputs, node.outputs)]
-        found.update(repr((node.domain, node.op_type, *names)).encode())
-    for name, value in model.graph.initializers.items():
-        if value.const_value is not None:
-            found.update(name.encode() + value.const_value.tobytes())
-    return found.hexdigest()
-
-
-def round_attributes(model: ir.Model) -> None:
-    """Give float attributes the values that a file can hold, in place.
-
-    A momentum of 0.9 that a pass wrote is another number than the float32 that is read back: what is trained in this
-    process would differ in its last bits from what is trained after reading the graph.
-    """
-    for node in model.graph:
-        for name, attribute in list(node.attributes.items()):
-            if isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.FLOAT:
-                node.attributes[name] = ir.AttrFloat32(name, float(np.float32(attribute.as_float())))
-            elif isinstance(attribute, ir.Attr) and attribute.type == ir.AttributeType.FLOATS:
-                node.attributes[name] = ir.AttrFloat32s(name, [float(np.float32(v)) for v in attribute.as_floats()])
-
-
-def prepare(
-    source: Source,
-    tasks: TaskSet,
-    config: CompileConfig,
-    recipe: Recipe,
-    instruments: Sequence[Instrument] = (),
-) -> Prepared:
-    """Import the backbone, open the data, attach the heads and build the search space. Writes nothing.
+def import_backbone(
+    source: Source, tasks: TaskSet, config: CompileConfig, instruments: Sequence[Instrument] = ()
+) -> ir.Model:
+    """The normalized backbone, with the features that the heads need.
 
     Raises:
-        OnnxMTLError: The model, the tasks, the data or the options cannot be used; one clear line.
+        ModelError: It cannot be used; one clear line.
     """
     backbone = load(
         source.model,
@@ -113,28 +87,59 @@ def prepare(
     )
     check_supported(backbone.graph)  # here nodes still have the user's names, one each
     ReseedConstantWeights(config.seed)(backbone)
+    AddFineFeature(tasks)(backbone)
+    return backbone
+
+
+def rewritten(
+    model: ir.Model, passes: Sequence[PassBase], name: str, instruments: Sequence[Instrument] = ()
+) -> ir.Model:
+    """A copy of `model` after `passes`."""
+    made = Pipeline(passes, instruments=(CheckInvariants(), *instruments), name=name)(clone(model)).model
+    round_attributes(made)
+    return made
+
+
+def prepare(
+    source: Source,
+    tasks: TaskSet,
+    config: CompileConfig,
+    recipe: Recipe,
+    instruments: Sequence[Instrument] = (),
+    layout: Layout | None = None,
+) -> Prepared:
+    """Import the backbone, open the data, attach the heads and build the search space. Writes nothing.
+
+    With a `layout` the "search space" is its tree, which leaves nothing to choose.
+
+    Raises:
+        OnnxMTLError: The model, the tasks, the data or the options cannot be used; one clear line.
+    """
+    backbone = import_backbone(source, tasks, config, instruments)
     data, tasks = open_data(backbone, tasks, config)
-
-    def rewrite(model: ir.Model, passes: Sequence[PassBase], name: str) -> ir.Model:
-        made = Pipeline(passes, instruments=(CheckInvariants(), *instruments), name=name)(clone(model)).model
-        round_attributes(made)
-        return made
-
-    multitask = rewrite(backbone, [AttachHeads(tasks, config.seed)], "heads")
+    multitask = rewritten(backbone, [AttachHeads(tasks, config.seed)], "heads", instruments)
     check_supported(multitask.graph)  # the user's heads
-    supermodel = rewrite(multitask, [space(recipe.space, **recipe.space_options)], "space")
+    options = dict(recipe.space_options)
+    if layout is not None:
+        blocks = layout_blocks(backbone, layout)
+        layout = layout.with_blocks([block.name for block in blocks])
+        options |= {"layout": layout, "blocks": blocks}
+    supermodel = rewritten(multitask, [space(recipe.space, **options)], "space", instruments)
     table = site_table(supermodel)
     for name in recipe.regularizers:
-        regularizer(name, table, recipe.regularizer_options.get(name))  # refuses an unknown one
+        settings = dict(recipe.regularizer_options.get(name) or {})
+        if name == TIMED:
+            settings["times"] = table  # what is measured later has the same sites
+        regularizer(name, table, settings)  # refuses an unknown one
     for part, dataset in (("training", data.train), ("validation", data.val)):
-        _require_labels(tasks, dataset, f"data {config.data!r}: the {part} set")
+        require_labels(tasks, dataset, f"data {config.data!r}: the {part} set")
     priors = label_priors(tasks, data.train)
     for graph in (multitask, supermodel):
         start_from(graph, priors)
-    return Prepared(backbone, multitask, supermodel, tasks, data, fingerprint(data, FINGERPRINTED))
+    return Prepared(backbone, multitask, supermodel, tasks, data, fingerprint(data, FINGERPRINTED), layout)
 
 
-def _require_labels(tasks: TaskSet, dataset: Dataset, where: str) -> None:
+def require_labels(tasks: TaskSet, dataset: Dataset, where: str) -> None:
     """Refuse a set without one label that counts for some task: it could be neither learnt nor measured.
 
     Reads samples until every task has been seen, which is one sample for a data set without gaps.

@@ -15,7 +15,12 @@ from onnxmtl.deploy.inspect import Cuts, inspect_model
 from onnxmtl.errors import ModelError
 from onnxmtl.frontends.onnx import load
 from onnxmtl.ir import save
+from onnxmtl.kinds import TaskSet
+from onnxmtl.passes.heads import AttachHeads
 from onnxmtl.passes.normalize import normalize
+from onnxmtl.passes.pipelines import Pipeline
+from onnxmtl.passes.spaces import Tree, layout_blocks
+from onnxmtl.policy.layout import Layout
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "prototxt"
 
@@ -161,6 +166,31 @@ def test_damaged_metadata_is_a_remark(tmp_path):
     model.metadata_props["onnxmtl.tasks"] = '[{"name": 3'
     found = inspect_model(written(model, tmp_path))
     assert found.tasks == () and any("onnxmtl.tasks" in remark for remark in found.remarks)
+
+
+def test_the_tree_of_a_model(tmp_path, capsys):
+    tasks = TaskSet(tuple(t.replace(head="light") for t in TaskSet.parse("seg=segmentation:3,depth,normals")))
+    layout = Layout(tasks.names, (((0, 1, 2),), ((0, 2), (1,))))
+    backbone = normalize(small_network())
+    blocks = layout_blocks(backbone, layout)
+    layout = layout.with_blocks([block.name for block in blocks])
+    model = Pipeline([AttachHeads(tasks, 0), Tree(layout, blocks)])(backbone).model
+    path = written(model, tmp_path)
+    assert inspect_model(path).layout == layout
+    code, out, err = run(capsys, "inspect", path)
+    assert (code, err) == (0, "") and f"the tree of the tasks:\n{layout.text()}" in out
+    _, out, _ = run(capsys, "inspect", path, "--json")
+    (tmp_path / "layout.json").write_text(json.dumps({"layout": json.loads(out)["layout"]}))
+    assert Layout.from_file(tmp_path / "layout.json") == layout  # for compile --layout
+
+    model.metadata_props["onnxmtl.layout"] = "{}"
+    found = inspect_model(written(model, tmp_path))
+    assert found.layout is None and any("onnxmtl.layout cannot be read" in remark for remark in found.remarks)
+    del model.metadata_props["onnxmtl.layout"]
+    found = inspect_model(written(model, tmp_path))
+    assert found.layout is None and not any("layout" in remark for remark in found.remarks)
+    code, out, _ = run(capsys, "inspect", tmp_path / "net.onnx", "--json")
+    assert code == 0 and json.loads(out)["layout"] is None
 
 
 def run(capsys, *arguments):

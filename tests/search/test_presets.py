@@ -154,12 +154,15 @@ def test_adashare_table_7_and_methods_md_4_4(preset, variant):
     ("preset", "classes"), [("nyuv2", 40), ("nyuv2-13", 13), ("cityscapes", 19), ("taskonomy", 17)]
 )
 def test_classes(preset, classes):
-    for (recipe, variant), presets in PRESETS.items():
-        assert presets[preset].classes == recipe_named(recipe, variant, preset).classes == classes
+    """Those that name a number; BMTAS's leave it to the data set."""
+    of_methods = [key for key, presets in PRESETS.items() if preset in presets and key[0] != "bmtas"]
+    assert len(of_methods) >= 6
+    for recipe, variant in of_methods:
+        assert PRESETS[recipe, variant][preset].classes == recipe_named(recipe, variant, preset).classes == classes
 
 
 def test_nyuv2_with_13_classes_is_nyuv2():
-    for presets in PRESETS.values():
+    for presets in (found for found in PRESETS.values() if "nyuv2-13" in found):
         assert dataclasses.replace(presets["nyuv2-13"], name="nyuv2", classes=40) == presets["nyuv2"]
 
 

@@ -21,6 +21,7 @@ from helpers.processes import in_processes
 from onnxmtl.analysis.sites import site_table
 from onnxmtl.data import DataSource, InputSpec, Parts
 from onnxmtl.errors import DataError, RunError
+from onnxmtl.ir import Role
 from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering import to_torch, together
 from onnxmtl.lowering.agreement import agreed, from_first, spread
@@ -40,6 +41,7 @@ SEARCHES = [
     ("automtl", "", "policy-train"),
     ("automtl", "released", "policy-train"),
     ("adashare", "", "policy"),
+    ("bmtas", "", "search"),
 ]
 RESUMED = SEARCHES[1:4:2]
 
@@ -121,6 +123,11 @@ def search(name: str, variant: str, which: str, checkpoints=None, listener=None)
     recipe = recipe_named(name, variant)
     model = build(recipe.space, **recipe.space_options)
     module = double(model)
+    for key, weight in module.parameters_with(Role.OWN).items() if recipe.space == "branch" else ():
+        # Equal copies leave the policy no gradient but rounding errors, of which Adam would make steps.
+        weight.data += 0.1 * torch.randn(
+            weight.shape, generator=torch.Generator().manual_seed(len(key)), dtype=weight.dtype
+        )
     stage = next(stage for stage in recipe.stages if stage.name == which)
     where = setting(checkpoint_every=1)
     found = SearchStage(module, site_table(model), recipe, stage, where, STEPS, weighting="dwa,period=2")

@@ -65,7 +65,7 @@ def test_describe_is_json_and_tells_recipes_apart():
 
 
 def test_names():
-    with pytest.raises(RunError, match=r"unknown recipe 'nope'; there are: adashare, automtl$"):
+    with pytest.raises(RunError, match=r"unknown recipe 'nope'; there are: adashare, automtl, bmtas, treemtl$"):
         recipe_named("nope")
     with pytest.raises(
         RunError, match=r"unknown recipe 'automtl-paper'; .*; say recipe 'automtl' and variant 'paper'$"

@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers.branching import branch_table
 from helpers.graphs import GraphBuilder, random_model, small_resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,8 @@ from onnxmtl.passes.select import select_passes
 from onnxmtl.passes.spaces import SelectOrSkip, Vcn
 from onnxmtl.policy import Architecture
 from onnxmtl.policy.budget import Absolute, parse_budget
+from onnxmtl.policy.latency import Times, in_microseconds
+from onnxmtl.policy.layout import Layout
 from onnxmtl.search.regularizers import REGULARIZERS, PolicyView, register_regularizer, regularizer
 
 
@@ -273,8 +276,9 @@ def parse_limits(table, share):
 @pytest.mark.parametrize("name", sorted(REGULARIZERS))
 def test_tasks_in_turn_get_together_the_gradient_of_all(name):
     """One update per task, the others' rows being constants: the parts of the whole's gradient."""
-    _, table = chain(3, 3)
-    function = regularizer(name, table, {"limits": parse_limits(table, 0.3)} if name == "budget" else None)
+    table = branch_table(3, [4, 2, 5]) if name == "bmtas_released" else chain(3, 3)[1]
+    settings = {"budget": {"limits": parse_limits(table, 0.3)}, "latency": {"times": table}}
+    function = regularizer(name, table, settings.get(name))
     logits = logits_of(table, 5)
 
     def gradient(learning):
@@ -289,6 +293,46 @@ def test_tasks_in_turn_get_together_the_gradient_of_all(name):
         for t in range(3):
             torch.testing.assert_close(parts[t][1][site][t], whole[site][t], rtol=1e-12, atol=1e-15)
             assert not parts[t][1][site][[u for u in range(3) if u != t]].any()
+
+
+# Time
+
+
+def test_latency_is_the_expected_time_as_a_share_of_separate_models():
+    """By enumeration: probability of every architecture times the microseconds of its tree."""
+    table = branch_table(3, (5, 6, 7))
+    times = Times({"block0": 300.0, "block1": 120.0, "block2": 50.0}, 1000.0)
+    function = regularizer("latency", table, {"times": in_microseconds(table, times)})
+    sample = soft_sample(table, 3)
+    p = [row.detach().numpy() for row in sample]
+    expected = 0.0
+    for taken in itertools.product(itertools.product(range(3), repeat=3), repeat=3):
+        chance = math.prod(p[s][t, taken[s][t]] for s in range(3) for t in range(3))
+        expected += chance * (1000 + Layout.from_choices("abc", taken).cost((300, 120, 50)))
+    value = function(view(table, sample))
+    assert float(value.detach()) == pytest.approx(expected / (1000 + 3 * 470), rel=1e-12)
+    value.backward()
+    assert all(bool(row.grad.any()) for row in sample)
+
+
+def test_latency_is_of_the_policy_or_of_the_sample():
+    table = branch_table(2, (5, 6))
+    sample, logits = soft_sample(table, 1), logits_of(table, 2)
+    both = view(table, sample, logits=logits)
+    found = {of: regularizer("latency", table, {"times": table, "of": of})(both) for of in ("sample", "policy")}
+    work = {of: regularizer("multiply_adds", table, {"of": of})(both) for of in ("sample", "policy")}
+    assert found == work and found["sample"] != found["policy"]
+    assert regularizer("latency", table, {"times": table})(both) == found["policy"]
+
+
+def test_latency_needs_times_of_this_supermodel():
+    table = branch_table(2, (5, 6))
+    with pytest.raises(RunError, match="needs measured times, and none are given"):
+        regularizer("latency", table)
+    with pytest.raises(RunError, match="measured on another supermodel"):
+        regularizer("latency", table, {"times": branch_table(2, (5, 6, 7))})
+    with pytest.raises(RunError, match="latency is of 'sample' or 'policy', not 'mean'"):
+        regularizer("latency", table, {"times": table, "of": "mean"})
 
 
 # Budget
@@ -384,7 +428,7 @@ def test_a_table_without_sites():
 
 def test_names():
     _, table = supermodel(small_resnet())
-    known = "adashare_sharing, budget, multiply_adds, parameters, sharing, sparsity"
+    known = "adashare_sharing, bmtas_released, budget, latency, multiply_adds, parameters, sharing, sparsity"
     with pytest.raises(RunError, match=f"unknown regularizer 'x'; there are: {known}"):
         regularizer("x", table)
     with pytest.raises(RunError, match=r"'sharing' does not take the settings \{'form': 'x'\}"):

@@ -7,15 +7,18 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers.architectures import log_probabilities, random_policy
+from helpers.branching import branch_table
 from helpers.compiling import QUICK
 
 from onnxmtl.analysis.sites import site_table
+from onnxmtl.cost.selected import picks_of
 from onnxmtl.kinds import TaskSet
-from onnxmtl.policy import Policy
+from onnxmtl.policy import Architecture, Layout, Policy, layout_of
 from onnxmtl.policy.decoders import argmax
 from onnxmtl.workflows import CompileConfig
 from onnxmtl.workflows.method import resolve
-from onnxmtl.workflows.phases.candidates import perturbed, propose, scores, with_prefix
+from onnxmtl.workflows.phases.candidates import distinct, perturbed, propose, scores, with_prefix
 from onnxmtl.workflows.preparation import prepare
 from onnxmtl.workflows.source import Source
 
@@ -53,6 +56,29 @@ def test_perturbed_policies_have_the_policys_samples_as_their_best(policy):
     p = policy.probabilities()[1][policy.table.tasks.index("seg")]
     for option, expected in zip(site.option_names, p, strict=True):
         assert abs(counts[option] / draws - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)
+
+
+def test_candidates_of_the_branch_space_are_different_trees():
+    """Of the architectures that are one tree the likeliest, and all their draws."""
+    table = branch_table(3, (5, 6))
+    policy = random_policy(table, np.random.default_rng(0), 1.0)
+    drawn = propose(policy, samples=60, with_argmax=True, seed=0)
+    found = distinct(policy, drawn)
+    trees: dict[Layout, list[Architecture]] = {}
+    for architecture in drawn:
+        trees.setdefault(layout_of(table, architecture), []).append(architecture)
+    assert len(found) == len(trees) < len(drawn) and sum(found.values()) == 60
+    for architecture, count in found.items():
+        alike = trees[layout_of(table, architecture)]
+        assert count == sum(drawn[one] for one in alike)
+        values = [log_probabilities(policy, picks_of(table, one)[None])[0] for one in alike]
+        assert architecture == alike[int(np.argmax(values))]
+        assert policy.log_probability(architecture) == pytest.approx(max(values), rel=1e-12)
+
+
+def test_candidates_of_other_spaces_stay_as_they_are(policy):
+    drawn = propose(policy, samples=20, with_argmax=True, seed=0)
+    assert list(distinct(policy, drawn).items()) == list(drawn.items())
 
 
 def test_draws_are_counted(policy):

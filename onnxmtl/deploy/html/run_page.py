@@ -126,7 +126,8 @@ def _sharing(run: RunFiles, figures: Mapping[str, Figure]) -> str:
     if "sharing" not in figures:
         return paragraph("The report lists no layers, so there is nothing to draw.")
     listed = folded("the same as a table", layer_table(run.report.sharing, run.tasks))
-    return inline(figures["sharing"]) + listed
+    tree = inline(figures["tree"]) if "tree" in figures else ""
+    return tree + inline(figures["sharing"]) + listed
 
 
 def _policy(run: RunFiles, figures: Mapping[str, Figure]) -> str:

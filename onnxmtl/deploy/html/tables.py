@@ -26,6 +26,8 @@ SOURCES = {
     "random-total": "random, same total",
     "random-per-task": "random, same per task",
     "random-cost": "random, same cost",
+    "permutation": "tasks permuted",
+    "vanilla": "plain tree, same cost",
 }
 
 

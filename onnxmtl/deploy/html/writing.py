@@ -15,6 +15,7 @@ from onnxmtl.deploy.html.policy import as_json as correlation_json
 from onnxmtl.deploy.html.policy import correlation_figure, policy_figure
 from onnxmtl.deploy.html.run_page import run_page
 from onnxmtl.deploy.html.sharing import sharing_figure
+from onnxmtl.deploy.html.trees import layout_figure
 from onnxmtl.deploy.runfiles import RunFiles, read_run
 from onnxmtl.errors import RunError
 from onnxmtl.runs import atomic_write
@@ -45,6 +46,8 @@ def figures_of(run: RunFiles) -> dict[str, Figure]:
             cost_figure(run.report),
             plane_figure(run.report, run.candidates),
         ]
+        if run.report.layout is not None:
+            found.append(layout_figure(run.report.layout))
         if run.report.sharing and run.tasks:
             found.append(sharing_figure(run.report.sharing, run.tasks))
     if run.policy is not None and run.policy.sites and run.policy.tasks:

@@ -2,6 +2,8 @@
 
 from onnxmtl.search.recipes.adashare import adashare, adashare_paper, adashare_released
 from onnxmtl.search.recipes.automtl import automtl, automtl_paper, automtl_released
+from onnxmtl.search.recipes.bmtas import bmtas, bmtas_paper, bmtas_released
+from onnxmtl.search.recipes.treemtl import treemtl, treemtl_released
 
 __all__ = [
     "adashare",
@@ -10,4 +12,9 @@ __all__ = [
     "automtl",
     "automtl_paper",
     "automtl_released",
+    "bmtas",
+    "bmtas_paper",
+    "bmtas_released",
+    "treemtl",
+    "treemtl_released",
 ]

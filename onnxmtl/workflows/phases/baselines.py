@@ -90,7 +90,9 @@ def names(job: Job) -> tuple[list[str], list[str]]:
     before += ["hard-sharing"] if "hard-sharing" in config.baselines else []
     kinds = [f"random-{mode}" for mode in MODES] if "random" in config.baselines else []
     kinds += ["random-cost"] if "random-cost" in config.baselines else []
-    return before, [f"{kind}-{draw}" for kind in kinds for draw in range(1, config.random_draws + 1)]
+    kinds += ["permutation"] if "permutations" in config.baselines else []
+    plain = ["vanilla"] if "vanilla" in config.baselines else []
+    return before, [f"{kind}-{draw}" for kind in kinds for draw in range(1, config.random_draws + 1)] + plain
 
 
 def train_baselines(job: Job) -> Baselines:
@@ -130,17 +132,26 @@ def train_random(job: Job, architecture: Architecture, baselines: Baselines) -> 
             )
         except ModelError as error:  # no reason to lose a search
             notes.append(f"no random architectures to compare with: {error}")
+    start = job.graphs.supermodel
     draws = [
-        _draw(job, kind, number, one, baselines.single)
+        draw(job, kind, f"{kind}-{number}", job.graphs.select(start, one), baselines.single)
         for kind, those in drawn.items()
         for number, one in enumerate(those, start=1)
     ]
     return dataclasses.replace(baselines, draws=(*baselines.draws, *draws), notes=tuple(notes))
 
 
-def _draw(job: Job, kind: str, number: int, drawn: Architecture, single: Metrics | None) -> DrawResult:
-    model = job.graphs.select(job.graphs.supermodel, drawn)
-    found = _train(job, model, job.session.tasks, f"{kind}-{number}")
+def draw(job: Job, kind: str, name: str, model: ir.Model, single: Metrics | None) -> DrawResult:
+    """Train an untrained model that is compared with the found one.
+
+    Args:
+        job: The run.
+        kind: What it is, see :attr:`DrawResult.source`.
+        name: Of the phase.
+        model: Changed in place.
+        single: Metrics of single-task models, for its Δ.
+    """
+    found = _train(job, model, job.session.tasks, name)
     change = delta(job.session.tasks, found.metrics, single) if single is not None else None
     return DrawResult(
         source=kind,
@@ -163,7 +174,8 @@ def _train(job: Job, model: ir.Model, tasks: TaskSet, name: str) -> Baseline:
     session, config = job.session, job.session.config
     final = job.recipe.final_stage
     spec = final.weights if final is not None and final.weights is not None else OptimizerSpec()
-    sequential, reference = (final.sequential, final.reference) if final is not None else (False, 0)
+    sequential, reference = (bool(final.sequential), final.reference) if final is not None else (False, 0)
+    per_task = final is not None and final.per_task and len(tasks) > 1
     steps = job.recipe.weight_steps(config.steps)
     title = f"{name.rpartition('-')[0]} {tasks.names[0]}" if name.startswith("single-task") else name
 
@@ -178,6 +190,7 @@ def _train(job: Job, model: ir.Model, tasks: TaskSet, name: str) -> Baseline:
             name=name,
             sequential=sequential,
             reference=reference,
+            per_task=per_task,
             checkpoints=checkpoints,
             listener=session.listener(title, steps, checkpoints),
             weighting=config.weighting,
@@ -197,6 +210,7 @@ def _train(job: Job, model: ir.Model, tasks: TaskSet, name: str) -> Baseline:
         "steps": steps,
         "sequential": sequential,
         "reference": reference,
+        **({"per_task": True} if per_task else {}),
     }
     content = {
         **depends,

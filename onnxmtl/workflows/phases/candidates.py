@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxmtl.kinds import TaskSet
-from onnxmtl.policy import Architecture, Policy
+from onnxmtl.policy import Architecture, Layout, Policy, layout_of
 from onnxmtl.policy.decoders import argmax, sample
+from onnxmtl.policy.random_trees import is_tree_space
 from onnxmtl.runs import derive_seed
 from onnxmtl.train.metrics import higher_is_better
 
@@ -59,6 +60,21 @@ def propose(policy: Policy, *, samples: int, with_argmax: bool, seed: int) -> di
     for architecture in sample(policy, samples, seed):
         found[architecture] = found.get(architecture, 0) + 1
     return found
+
+
+def distinct(policy: Policy, counts: Mapping[Architecture, int]) -> dict[Architecture, int]:
+    """In the space ``branch`` of all architectures that are one tree the most probable one; elsewhere all of them.
+
+    Args:
+        policy: What they were drawn from.
+        counts: Architecture -> how often it was drawn.
+    """
+    if not is_tree_space(policy.table):
+        return dict(counts)
+    trees: dict[Layout, list[Architecture]] = {}
+    for architecture in counts:
+        trees.setdefault(layout_of(policy.table, architecture), []).append(architecture)
+    return {max(alike, key=policy.log_probability): sum(map(counts.__getitem__, alike)) for alike in trees.values()}
 
 
 def scores(tasks: TaskSet, found: Sequence[Metrics]) -> list[float]:

@@ -14,12 +14,12 @@ from onnxmtl.deploy.explain import write_diagnostics
 from onnxmtl.deploy.results import DrawResult
 from onnxmtl.errors import BudgetError
 from onnxmtl.lowering import LoweredModule, write_back
-from onnxmtl.policy import Architecture, Policy
+from onnxmtl.policy import Architecture, Layout, Policy, count_layouts
 from onnxmtl.policy.budget import Absolute
 from onnxmtl.runs import atomic_write, read_json, write_json
 from onnxmtl.train.delta import delta
 from onnxmtl.workflows.phases import limits as budgets
-from onnxmtl.workflows.phases.candidates import begins_shared, perturbed, propose, scores, with_prefix
+from onnxmtl.workflows.phases.candidates import begins_shared, distinct, perturbed, propose, scores, with_prefix
 from onnxmtl.workflows.phases.job import Job
 from onnxmtl.workflows.session import Metrics, write_metrics
 
@@ -90,7 +90,7 @@ def decode(
             costs = job.graphs.costs_of(candidate)
             change = delta(session.tasks, values, single) if single is not None else None
             row = DrawResult(
-                source="policy" if given is None else "given",
+                source="given" if given is not None or job.graphs.layout is not None else "policy",
                 metrics=values,
                 parameters=costs.parameters,
                 multiply_adds=costs.multiply_adds,
@@ -119,6 +119,11 @@ def decode(
     )
 
 
+def given_layout(layout: Layout) -> str:
+    """That the tree was given, in words, with the number that TreeMTL's code has for it."""
+    return f"the layout was given (number {layout.number} of {count_layouts(len(layout.tasks), len(layout.groups))})"
+
+
 def _selected(job: Job, supermodel: ir.Model, architecture: Architecture) -> tuple[ir.Model, LoweredModule]:
     """The model of an architecture and its module, the running statistics recalibrated."""
     selected = job.graphs.select(supermodel, architecture)
@@ -134,7 +139,8 @@ def _candidates(
     """Architecture -> how often it was drawn, and how they were found, in words."""
     recipe, config = job.recipe, job.session.config
     if not policy.table.sites:
-        return {Architecture({}): 1}, "nothing to decide"
+        layout = job.graphs.layout
+        return {Architecture({}): 1}, "nothing to decide" if layout is None else given_layout(layout)
     prefix = max(recipe.shared_prefix, config.shared_prefix)
     draws = recipe.samples if recipe.decoder == "sample" else 0
     if source == "random":
@@ -143,9 +149,9 @@ def _candidates(
     word = "random policy" if source == "random" else "policy"
     shown = f", the first {prefix} sites forced to share" if prefix else ""
     if not limits:
-        found = propose(policy, samples=draws, with_argmax=recipe.with_argmax and source != "random", seed=config.seed)
+        drawn = propose(policy, samples=draws, with_argmax=recipe.with_argmax and source != "random", seed=config.seed)
         how = f"the best of {draws} draws from the {word}" if draws else f"the most probable architecture of the {word}"
-        return found, how + shown
+        return distinct(policy, drawn), how + shown
     policies = [policy] if not draws or (recipe.with_argmax and source != "random") else []
     policies += [perturbed(policy, config.seed, draw) for draw in range(draws)]
     counts: dict[Architecture, int] = {}
@@ -159,7 +165,7 @@ def _candidates(
         sentence = sentence or fitted.sentence
     if draws:
         sentence = f"the best of {draws} draws from the {word} within the budget"
-    return counts, sentence + shown
+    return distinct(policy, counts), sentence + shown
 
 
 def policy_to_json(policy: Policy, source: str) -> dict[str, object]:

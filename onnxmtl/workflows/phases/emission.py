@@ -31,10 +31,20 @@ from onnxmtl.workflows.phases import limits as budgets
 from onnxmtl.workflows.phases.baselines import Baseline, Baselines
 from onnxmtl.workflows.phases.decoding import Decision
 from onnxmtl.workflows.phases.job import Job
+from onnxmtl.workflows.phases.trees import tree_of
 from onnxmtl.workflows.session import Metrics
 
 CERTIFIED_IMAGES = 8
-EMITTED = (MODEL_FILE, f"{MODEL_FILE}.data", "certificate.json", "certificate.npz", "verify.json", "report.json")
+LAYOUT_FILE = "layout.json"
+EMITTED = (
+    MODEL_FILE,
+    f"{MODEL_FILE}.data",
+    "certificate.json",
+    "certificate.npz",
+    "verify.json",
+    "report.json",
+    LAYOUT_FILE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +101,17 @@ def emit_model(job: Job, outcome: Outcome) -> Compiled:
             data.input,
             images,
             supermodel=job.graphs.supermodel,
+            layout=tree_of(job, outcome.decision.architecture),
             fold=session.config.fold,
             instruments=job.graphs.instruments,
         )
         found = session.evaluate(session.module(outcome.trained))
         costs = count(final, file_bytes=(folder / MODEL_FILE).stat().st_size)
         limits = budgets.verdict(job.graphs, outcome.limits, final, costs)
-        write_json(folder / "report.json", report(job, outcome, found, costs, limits).to_json())
+        made = report(job, outcome, found, costs, limits)
+        write_json(folder / "report.json", made.to_json())
+        if made.layout is not None:
+            atomic_write(folder / LAYOUT_FILE, made.layout.to_json().encode())
         write_diagnostics(folder, finalize=final)
 
     folder = session.phase("emit", write, fold=session.config.fold, weights=outcome.weights)
@@ -122,8 +136,9 @@ def report(job: Job, outcome: Outcome, found: Metrics, costs: Costs, limits: tup
     constants = {task.name: known.get(task.name, {}) for task in tasks}
     models: dict[str, Metrics] = {"found": found}
     models |= {name: baseline.metrics for name, baseline in baselines.models.items()}
-    if baselines.draws:
-        models["random"] = _mean([draw.metrics for draw in baselines.draws])
+    random = [draw.metrics for draw in baselines.draws if draw.source.startswith("random")]
+    if random:
+        models["random"] = _mean(random)
     changes: dict[str, Delta] = {}
     if baselines.single is not None:
         changes = {
@@ -145,6 +160,7 @@ def report(job: Job, outcome: Outcome, found: Metrics, costs: Costs, limits: tup
         draws=baselines.draws,
         budget=limits,
         decoding=outcome.decision.sentence,
+        layout=tree_of(job, outcome.decision.architecture),
     )
 
 
@@ -184,13 +200,15 @@ def _mean(found: Sequence[Metrics]) -> Metrics:
 
 
 def _about_draws(baselines: Baselines) -> list[str]:
-    """One line per kind of random policy: the best and the mean, as AdaShare reports them."""
+    """One line per kind of random policy or tree: the best and the mean, as AdaShare reports them."""
     kinds: dict[str, list[float]] = {}
     for draw in baselines.draws:
         if draw.total is not None and math.isfinite(draw.total):
             kinds.setdefault(draw.source, []).append(draw.total)
     return [
         f"{kind}: Δ of {len(found)} draws: best {max(found):+.1f} %, mean {np.mean(found):+.1f} %"
+        if len(found) > 1
+        else f"{kind}: Δ {found[0]:+.1f} %"
         for kind, found in kinds.items()
     ]
 

@@ -145,7 +145,7 @@ def _recipe(path: Path, config: Mapping[str, Any]) -> Recipe:
             for name, kind in _PARTS.items():
                 if fields.get(name) is not None:
                     fields[name] = kind(**_known(kind, fields[name]))
-            fields["alternate"] = tuple(fields["alternate"])
+            fields |= {name: tuple(fields[name]) for name in ("alternate", "reset") if name in fields}
             stages.append(Stage(**fields))
         recipe = Recipe(stages=tuple(stages), **content)
     except (KeyError, TypeError, AttributeError) as error:

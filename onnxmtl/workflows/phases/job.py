@@ -18,13 +18,14 @@ from onnxmtl.passes.finalize import finalize_passes
 from onnxmtl.passes.heads import AttachHeads
 from onnxmtl.passes.instruments import Instrument
 from onnxmtl.passes.pipelines import Pipeline
-from onnxmtl.policy import Architecture
+from onnxmtl.policy import Architecture, Layout
 from onnxmtl.runs import atomic_write, write_json
 from onnxmtl.search.recipe import Recipe
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.emit import selection
 from onnxmtl.workflows.preparation import round_attributes
 from onnxmtl.workflows.session import Session
+from onnxmtl.workflows.smaller import Smaller
 
 DATA_FILE = "data.json"
 _GRAPHS = ("backbone", "multitask", "supermodel")
@@ -42,6 +43,7 @@ class Graphs:
         input: What the images are.
         config: The options.
         instruments: Watch every graph pass.
+        layout: The tree that `supermodel` is, if that is given.
         counted: What :meth:`costs_of` has counted so far.
     """
 
@@ -52,6 +54,7 @@ class Graphs:
     input: InputSpec
     config: CompileConfig
     instruments: Sequence[Instrument]
+    layout: Layout | None = None
     counted: dict[Architecture, Costs] = dataclasses.field(default_factory=dict, compare=False)
 
     def rewrite(self, model: ir.Model, passes: Sequence[PassBase], name: str) -> ir.Model:
@@ -100,6 +103,7 @@ class Job:
         recipe: The search method, with the user's changes.
         graphs: The untrained graphs.
         data: Fingerprint of the data set.
+        smaller: What is searched in the place of the supermodel, at a lower resolution; None: the supermodel itself.
     """
 
     session: Session
@@ -107,6 +111,7 @@ class Job:
     recipe: Recipe
     graphs: Graphs
     data: str
+    smaller: Smaller | None = None
 
     def write_graphs(self, digest: str) -> None:
         """The phase ``import``: the graphs, the tasks, and what was noticed about them.

@@ -18,6 +18,7 @@ from onnxmtl import ir as graphs
 from onnxmtl import runtime
 from onnxmtl.cost.count import Costs
 from onnxmtl.cost.selected import count_architecture
+from onnxmtl.deploy.report import limited
 from onnxmtl.deploy.results import BudgetResult
 from onnxmtl.errors import BudgetError
 from onnxmtl.policy import Architecture, Policy
@@ -28,6 +29,7 @@ from onnxmtl.policy.measured import fit_to_measure
 from onnxmtl.workflows.phases.job import Graphs
 
 _ATTEMPTS = 100
+_NO_CHOICE = Architecture({})  # of a layout that is given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +90,22 @@ def fit(made: Graphs, policy: Policy, limits: Sequence[Absolute]) -> Fitted:
 
 
 def check(made: Graphs, policy: Policy, limits: Sequence[Absolute]) -> None:
-    """Refuse limits that no architecture keeps.
+    """Refuse limits that no architecture keeps, or that a given layout does not.
 
     Raises:
         BudgetError: As :func:`fit`.
     """
-    fit(made, policy, limits)
+    if made.layout is None:
+        fit(made, policy, limits)
+        return
+    model = made.select(made.supermodel, _NO_CHOICE)
+    for row in verdict(made, limits, made.finalize(model), made.costs_of(_NO_CHOICE)):
+        if not row.met:
+            msg = (
+                f"{row.limit}: the layout has {row.quantity} of {limited(row, row.value)}, more than "
+                f"{limited(row, row.bound)}; give one that shares more (onnxmtl recommend ranks those within a budget)"
+            )
+            raise BudgetError(msg)
 
 
 def measure(made: Graphs, final: ir.Model) -> float:

@@ -49,8 +49,9 @@ def train_selected(job: Job, selected: ir.Model, architecture: Architecture, ste
             name=stage.name,
             checkpoints=checkpoints,
             listener=session.listener(stage.name, updates, checkpoints),
-            sequential=stage.sequential,
+            sequential=bool(stage.sequential),
             reference=stage.reference,
+            per_task=stage.per_task,
             weighting=session.config.weighting,
         )
         write_back(module, selected)

@@ -1,0 +1,165 @@
+"""Measured microseconds as a cost in the search: what is measured, and that a run reads what it has measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from helpers.compiling import QUICK, digests, write_backbone
+from helpers.graphs import random_model, small_resnet
+from helpers.skipping import random_architecture
+
+from onnxmtl import ops, runtime
+from onnxmtl.analysis.sites import site_table
+from onnxmtl.cost.selected import count_architecture
+from onnxmtl.errors import RunError
+from onnxmtl.kinds import TaskSet
+from onnxmtl.passes.pipelines import Pipeline
+from onnxmtl.passes.select import select_passes
+from onnxmtl.passes.spaces import SelectOrSkip, Vcn
+from onnxmtl.runs import read_json
+from onnxmtl.search import recipe_named
+from onnxmtl.workflows import compile
+from onnxmtl.workflows.config import CompileConfig
+from onnxmtl.workflows.method import resolve
+from onnxmtl.workflows.phases.times import _form, _node_alone, _operators
+
+TASKS = TaskSet(tuple(t.replace(head="light") for t in TaskSet.parse("seg=segmentation,depth")))
+PULL = {"latency": 2.0}
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    return write_backbone(tmp_path_factory.mktemp("net") / "net.onnx", size=32)
+
+
+class Clock:
+    """In the place of a measurement: other numbers at every call, and how often it was read."""
+
+    def __init__(self, monkeypatch, scale: float = 1.0) -> None:
+        self.calls, self.scale = 0, scale
+        monkeypatch.setattr(runtime, "latency", self)
+
+    def __call__(self, model, image, **_) -> float:
+        self.calls += 1
+        return self.scale * (len(model) / 1e4 + (self.calls * 7919 % 13) / 1e3)
+
+
+def times_of(run) -> dict:
+    (folder,) = (run / "phases").glob("*-times")
+    return read_json(folder / "times.json")
+
+
+@pytest.mark.parametrize("recipe", ["bmtas", "automtl"])
+def test_a_search_that_was_killed_goes_on_with_the_times_it_had(net, tmp_path, monkeypatch, recipe):
+    """On a machine that has become another one meanwhile."""
+    options = {**QUICK, "recipe": recipe, "steps": 8, "regularizers": PULL, "checkpoint_every": 1}
+    stage = recipe_named(recipe).search_stages[-1].name
+    Clock(monkeypatch)
+    whole = compile(net, TASKS, out=tmp_path / "whole", **options)
+
+    class Dying:
+        def stage(self, name, total, start=0):
+            self.name = name
+
+        def update(self, step, losses, cost=None):
+            if self.name == stage and step == 2:
+                raise KeyboardInterrupt
+
+    Clock(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        compile(net, TASKS, out=tmp_path / "killed", observer=Dying(), **options)
+    later = Clock(monkeypatch, scale=50.0)
+    again = compile(net, TASKS, out=tmp_path / "killed", resume=True, **options)
+    assert later.calls == 0
+    assert digests(again.path) == digests(whole.path)
+    found = times_of(again.path)
+    assert set(found) == ({"blocks", "rest"} if recipe == "bmtas" else {"operators"})
+
+
+def test_time_pulls_where_it_is_spent(net, tmp_path, monkeypatch):
+    """Two runs that differ in the clock alone find other policies: the times do weigh."""
+    options = {**QUICK, "recipe": "bmtas", "steps": 12, "regularizers": {"multiply_adds": 0.0, "latency": 30.0}}
+    policies = []
+    for name, scale in (("a", 1.0), ("b", 0.0)):  # of b nothing takes time but what cannot be changed
+        clock = Clock(monkeypatch)
+        clock.scale = scale
+        run = compile(net, TASKS, out=tmp_path / name, **options)
+        (decoded,) = (run.path / "phases").glob("*-decode")
+        sites = read_json(decoded / "policy.json")["sites"]
+        policies.append([site["logits"] for site in sites])
+    assert policies[0] != policies[1]
+
+
+def test_without_the_regularizer_nothing_is_measured(net, tmp_path, monkeypatch):
+    clock = Clock(monkeypatch)
+    run = compile(net, TASKS, out=tmp_path / "run", **{**QUICK, "recipe": "bmtas"})
+    assert clock.calls == 0 and not list((run.path / "phases").glob("*-times"))
+
+
+def test_a_real_machine_is_measured(net, tmp_path):
+    run = compile(net, TASKS, out=tmp_path / "run", **{**QUICK, "regularizers": PULL})
+    operators = times_of(run.path)["operators"]
+    assert len(operators) >= 4 and all(np.isfinite(time) and time >= 0 for time in operators.values())
+    assert max(operators.values()) > 0
+    assert all(re.match(r"(Conv|Gemm|MatMul) 1x", form) for form in operators)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("space", [Vcn, SelectOrSkip])
+def test_a_table_in_another_unit_counts_the_selected_graph(seed, space):
+    """Whatever a node costs, the table adds up what the selected graph has."""
+    model = random_model(seed, tasks=3) if space is Vcn else small_resnet()
+    model = Pipeline([space()])(model).model
+    names = sorted({_form(node) for node in model.graph if ops.multiply_adds(node)})
+
+    def cost(node) -> int:
+        return 3 + 5 * names.index(_form(node))
+
+    table = site_table(model, cost)
+    architecture = random_architecture(table, seed)
+    selected = Pipeline(select_passes(architecture))(model.clone()).model
+    assert count_architecture(table, architecture)[1] == sum(
+        cost(node) for node in selected.graph if ops.multiply_adds(node)
+    )
+
+
+def test_an_operator_alone_computes_what_it_does_in_the_graph():
+    model = small_resnet()
+    nodes = [node for node in model.graph if ops.multiply_adds(node)]
+    assert nodes
+    for node in nodes:
+        bytes_, feeds = _node_alone(node)
+        (found,) = runtime.run(bytes_, feeds).values()
+        assert found.shape == tuple(1 if not isinstance(dim, int) else dim for dim in node.outputs[0].shape)
+        assert found.any()
+
+
+def test_operators_of_equal_form_are_measured_once(monkeypatch):
+    model = small_resnet()
+    Vcn()(model)
+    nodes = [node for node in model.graph if ops.multiply_adds(node)]
+    clock = Clock(monkeypatch)
+    found = _operators(model.graph)["operators"]
+    assert clock.calls == len(found) + 1 < len(nodes)  # and the model that does nothing
+    assert set(found) == {_form(node) for node in nodes}
+
+
+def test_a_budget_takes_the_place_of_a_recipes_pull():
+    recipe = recipe_named("bmtas")
+
+    timed = dataclasses.replace(recipe, regularizers={"latency": 1.0})
+    for budget, left in (("madds<=0.5x", {"budget"}), ("latency<=5ms", {"latency"}), ("", {"latency"})):
+        found, _ = resolve(timed, CompileConfig(budget=budget), fixed=False)
+        assert set(found.regularizers) == left
+    found, _ = resolve("bmtas", CompileConfig(budget="madds<=0.5x", regularizers=PULL), fixed=False)
+    assert set(found.regularizers) == {"budget", "latency"}
+
+
+def test_a_stage_may_not_take_the_name():
+    stages = recipe_named("bmtas").stages
+
+    with pytest.raises(RunError, match="times"):
+        dataclasses.replace(stages[0], name="times")
