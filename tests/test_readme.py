@@ -110,8 +110,8 @@ def test_options_named_alone_exist():
     compiled, _ = command_of(["compile"])
     named = {word for piece in pieces() if piece.startswith("-") for word in piece.split() if word.startswith("-")}
     assert named >= {"--features", "--output-stride", "--batchnorm", "--input-size", "--resume", "--seed"}
-    inspected, _ = command_of(["inspect"])
-    assert named <= options_of(compiled) | options_of(inspected)
+    others = [command_of([name])[0] for name in ("inspect", "recommend", "sweep")]
+    assert named <= options_of(compiled).union(*map(options_of, others))
 
 
 def test_a_wrong_option_would_be_noticed():
@@ -150,6 +150,23 @@ def test_the_task_file_is_one(tmp_path):
     (text,) = blocks("toml")
     (tmp_path / "tasks.toml").write_text(text)
     assert TaskSet.from_toml(tmp_path / "tasks.toml").names == ("seg", "depth")
+
+
+# Trees
+
+
+def test_the_table_and_the_layout_are_what_is_shown(workplace, capsys):
+    """The command of the example prints what the README says, from the table shown, and writes the layout shown."""
+    (block,) = (block for block in blocks("text") if block.startswith("$ onnxmtl recommend"))
+    command, _, shown = block.partition("\n")
+    assert cli.main(shlex.split(command)[2:]) == 0
+    assert stripped(capsys.readouterr().out) == stripped(shown)
+    assert blocks("csv") == [(ROOT / "samples" / "two_task.csv").read_text()]
+    assert blocks("json") == [(workplace / "runs" / "recommend-1" / "layouts" / "01.json").read_text()]
+
+
+def stripped(text):
+    return [line.rstrip() for line in text.strip().splitlines()]
 
 
 # Figures

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from onnxmtl.deploy.recommendation import RECOMMENDATION_FILE
 from onnxmtl.deploy.results import DrawResult, Report
 from onnxmtl.errors import ModelError, RunError
 from onnxmtl.policy.architecture import Architecture
@@ -161,6 +162,10 @@ def read_run(path: str | os.PathLike[str]) -> RunFiles:
     """
     folder = Path(path)
     record = _record(folder)
+    if (folder / RECOMMENDATION_FILE).is_file():
+        page = folder / "report.html"
+        msg = f"{folder} is a run of recommend and has its page: {page}; onnxmtl recommend {folder} asks again"
+        raise RunError(msg)
     remarks: list[str] = []
     phases = _phases(folder)
     report = _part(folder / REPORT_FILE, Report.from_json, remarks)

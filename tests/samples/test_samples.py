@@ -18,7 +18,9 @@ import pytest
 import torch
 
 from onnxmtl import runtime
+from onnxmtl.analysis.blocks import backbone_blocks
 from onnxmtl.analysis.table import Option, Site, SiteTable
+from onnxmtl.cost.profile import group_cost
 from onnxmtl.errors import RunError
 from onnxmtl.frontends.onnx import load
 from onnxmtl.ir import save, sources
@@ -27,6 +29,9 @@ from onnxmtl.passes.finalize import finalize_passes
 from onnxmtl.passes.heads import AttachHeads
 from onnxmtl.passes.instruments import NumericGuard
 from onnxmtl.passes.pipelines import Pipeline, import_pipeline
+from onnxmtl.policy import Layout, count_layouts
+from onnxmtl.recommend.table import read_csv
+from onnxmtl.recommend.weights import weights
 from onnxmtl.search import PolicyView, recipe, regularizers
 from onnxmtl.workflows import verify
 
@@ -148,6 +153,41 @@ def test_custom_pass_would_notice(monkeypatch):
     monkeypatch.setattr(module, "ClipToRelu", Forgetful)
     with pytest.raises(SystemExit, match="changed what the network computes"):
         module.main()
+
+
+# A tree
+
+
+def test_recommend_tree(tmp_path):
+    """The best tree of the table within the budget, against all of them; the model runs, and says which tree it is."""
+    module = imported("recommend_tree")
+    printed = printed_by("recommend_tree", "--budget", "0.6", "--out", tmp_path / "tree.onnx")
+    assert printed.endswith("{'seg': (1, 9, 64, 64), 'depth': (1, 1, 64, 64), 'normals': (1, 3, 64, 64)}\n")
+    layout = Layout.from_json(load(tmp_path / "tree.onnx").metadata_props["onnxmtl.layout"])
+    assert layout.text() in printed
+
+    backbone = import_pipeline()(load(SAMPLES / "backbones" / "resnet18-small.onnx")).model
+    table = read_csv(SAMPLES / "two_task.csv", module.TASKS.names)
+    work = [group_cost(block.nodes).multiply_adds for block in backbone_blocks(backbone, groups=5)]
+    share = weights("svd-entropy", table)
+
+    def mean_of_pairs(tree):
+        """TreeMTL §3.1 to the letter."""
+        pairs = [[table.values[t, u, tree.branch_point(t, u)] for u in range(3) if u != t] for t in range(3)]
+        return float(share @ np.mean(pairs, axis=1))
+
+    trees = [Layout.from_id(table.tasks, 5, number) for number in range(count_layouts(3, 5))]
+    allowed = [tree for tree in trees if tree.cost(work) <= 0.6 * 3 * sum(work)]
+    assert 1 < len(allowed) < len(trees)
+    assert mean_of_pairs(layout) == pytest.approx(max(map(mean_of_pairs, allowed)), abs=1e-12)
+    assert layout.groups in [tree.groups for tree in allowed]
+
+
+def test_recommend_tree_needs_no_torch():
+    code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__'); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, str(SAMPLES / "recommend_tree.py")], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 # A recipe
