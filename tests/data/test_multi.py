@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.pictures import fashion, square_items, write_idx
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onnxmtl.data import batch_at, fingerprint, load_data
@@ -160,7 +160,8 @@ def test_labels_are_those_of_the_items(seed, index, size):
     assert (classes[sides == 0] == 0).all() and (shades[sides == 0] == 0).all()
     assert (classes[sides == 1] == left + 1).all() and (classes[sides == 2] == right + 1).all()
     columns = [np.nonzero((sides == which).any(0))[0] for which in (1, 2)]
-    assert columns[0].size and columns[1].size  # both can be seen
+    assert columns[0].size or columns[1].size
+    assume(columns[0].size and columns[1].size)  # the one in front may cover all of a smaller one
     for which, label in ((1, left), (2, right)):
         seen = shades[sides == which]
         assert seen.max() <= 60 + 19 * label + 1e-3 and seen.min() >= DARKEST - 1e-3
