@@ -102,7 +102,7 @@ def test_policy_gradient_from_dot_products(training: bool) -> None:
     compare(model, kind="soft", training=training, mixing="always", policy_only=True, seed=5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(derandomize=True, max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     tasks=st.integers(2, 3),
@@ -119,6 +119,14 @@ def test_random_graphs_equal_the_reference(seed, tasks, skip, norm, prefix, kind
     except Refused:  # a graph whose tasks share no operator has nothing to choose
         return
     compare(model, kind=kind, training=True, mixing="always", policy_only=policy_only and kind == "soft", seed=seed)
+
+
+@pytest.mark.xfail(strict=True, reason="statistics of bn11 move once more or once less than in the reference")
+def test_running_statistics_where_tasks_meet_again() -> None:
+    """Found at random; outputs and gradients agree, and statistics are averaged anew after selection."""
+    model = random_model(93, tasks=3, layers=3)
+    Vcn(skip="grouped1x1", norm="follow")(model)
+    compare(model, kind="hard", training=True, mixing="always", policy_only=False, seed=93)
 
 
 @settings(max_examples=10, deadline=None)
