@@ -1,6 +1,6 @@
 """AutoMTL (Zhang, Liu, Guan, NeurIPS 2022): shared, own or skip at every operator, in three stages.
 
-The default differs from the paper where that is better, and says so: expected multiply-adds are added to Eq. 3 (which
+The default differs from the paper in this: expected multiply-adds are added to Eq. 3 (which
 rewards sharing per site, never a common prefix) and do most of the pulling: where tasks have parted, shared weights
 save nothing that runs. Normalizations follow their operator, skips are cheap, the temperature ends at 0.1, and the
 selected model inherits the weights of the search. ``paper`` is the paper: Eq. 3 alone, joint steps, training from
