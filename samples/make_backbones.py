@@ -3,6 +3,7 @@
     python samples/make_backbones.py [DIRECTORY]
 
 - ``resnet18-small.onnx``: ResNet-18 (8 basic blocks, BatchNorm unfolded), 64×64 images, stride 8.
+- ``resnet14-tiny.onnx``: 6 basic blocks so narrow that each of them counts, stride 8.
 - ``mobilenetv2-small.onnx``: inverted residuals with Relu6, stride 16.
 - ``vgg-small.onnx``: plain convolutions without normalization, stride 16.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,11 +94,21 @@ class Builder:
 
 def resnet18_small() -> ir.Model:
     """Eight basic blocks of widths 16, 32, 64, 128; strides 2 (stem), 1, 2, 2, 1."""
-    b = Builder("resnet18-small")
-    x = b.conv(b.image, "conv1", 3, 16, 3, stride=2)
-    x = b.add("Relu", "relu", [b.norm(x, "bn1", 16)])
-    cin = 16
-    for stage, (width, stride) in enumerate(zip((16, 32, 64, 128), (1, 2, 2, 1), strict=True), start=1):
+    return _resnet("resnet18-small", (16, 32, 64, 128), (1, 2, 2, 1))
+
+
+def resnet14_tiny() -> ir.Model:
+    """Six basic blocks of widths 8, 16, 32; strides 2 (stem), 1, 2, 2."""
+    return _resnet("resnet14-tiny", (8, 16, 32), (1, 2, 2))
+
+
+def _resnet(network: str, widths: Sequence[int], strides: Sequence[int]) -> ir.Model:
+    """A 3×3 stem of stride 2 and stages of two basic blocks each."""
+    b = Builder(network)
+    cin = widths[0]
+    x = b.conv(b.image, "conv1", 3, cin, 3, stride=2)
+    x = b.add("Relu", "relu", [b.norm(x, "bn1", cin)])
+    for stage, (width, stride) in enumerate(zip(widths, strides, strict=True), start=1):
         for block in range(2):
             name, step = f"layer{stage}.{block}", stride if block == 0 else 1
             y = b.norm(b.conv(x, f"{name}.conv1", cin, width, 3, stride=step), f"{name}.bn1", width)
@@ -148,6 +159,7 @@ def vgg_small() -> ir.Model:
 
 BACKBONES: dict[str, Callable[[], ir.Model]] = {
     "resnet18-small": resnet18_small,
+    "resnet14-tiny": resnet14_tiny,
     "mobilenetv2-small": mobilenetv2_small,
     "vgg-small": vgg_small,
 }

@@ -18,6 +18,7 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 # name: largest file in bytes, stride, channels, folded or never normalized
 EXPECTED = {
     "resnet18-small": (3_000_000, 8, 128, False),
+    "resnet14-tiny": (200_000, 8, 32, False),
     "mobilenetv2-small": (1_000_000, 16, 192, False),
     "vgg-small": (1_000_000, 16, 64, True),
 }
