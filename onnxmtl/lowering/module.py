@@ -203,18 +203,20 @@ class LoweredModule(nn.Module):
         context = Context(training=self.training)
         for step in plan.steps:
             op = step.op
+            # Kernels move the statistics they are given; those that have moved already are given as copies.
+            taken = [values[i].clone() if i in step.settled else values[i] for i in step.inputs]
             if op.choice is not None:
                 p = soft[op.choice]
                 if step.mixed:
                     mixer = self._mixers[op.index]
                     # Decided Choices hand on what they chose, under its own number.
-                    read = dict(zip(mixer.reads, (values[i] for i in step.inputs), strict=True))
+                    read = dict(zip(mixer.reads, taken, strict=True))
                     result: Any = mixer(read, p, context)
                 else:
-                    result = weighted_sum([values[i] for i in step.inputs[:-1]], p)
+                    result = weighted_sum(taken[:-1], p)
             else:
                 assert op.kernel is not None
-                result = op.kernel([values[i] for i in step.inputs], context)
+                result = op.kernel(taken, context)
             if isinstance(result, tuple):
                 for number, tensor in zip(op.outputs, result, strict=False):
                     values[number] = tensor

@@ -9,6 +9,9 @@ a plan walks a flat list.
   from the same values run once, which is how tasks share computation while their choices agree. Hence running
   statistics move once per distinct computation, as they do in the selected model.
 - In between: Choices that are decided as in hard plans, the others as in soft plans.
+
+Running statistics that several steps of a plan would move by the same input move with the first of them only: a
+normalization that tasks share stays one computation where each of them mixes it with its own.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from onnxmtl.ir import as_choice, is_choice
 from onnxmtl.ir.attributes import canonical_attributes
 from onnxmtl.lowering.draw import SiteTask
 from onnxmtl.lowering.ops import Kernel, kernel_for
+from onnxmtl.ops import weight_slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +55,17 @@ class Op:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The lowered graph: steps in topological order, with the numbers of its input, weights and outputs."""
+    """The lowered graph: steps in topological order, with the numbers of its input, weights and outputs.
+
+    `statistics` are those of the weights that training steps move in place: running means and variances.
+    """
 
     ops: tuple[Op, ...]
     input: int
     weights: Mapping[int, str]
     outputs: Mapping[str, int]
     count: int
+    statistics: frozenset[int]
 
     @property
     def producers(self) -> dict[int, Op]:
@@ -74,12 +82,14 @@ class Step:
         inputs: Value numbers after aliases were followed.
         release: Values that nobody needs after this step.
         mixed: A Choice that runs through its mixer.
+        settled: Running statistics among its inputs that an earlier step has moved by the same input.
     """
 
     op: Op
     inputs: tuple[int, ...]
     release: tuple[int, ...]
     mixed: bool = False
+    settled: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +111,9 @@ def build_program(model: ir.Model) -> Program:
     number(graph.inputs[0])
     weights = {number(value): name for name, value in graph.initializers.items()}
     ops = []
+    statistics: set[int] = set()
     for index, node in enumerate(graph):
+        statistics.update(number(value) for slot, value in weight_slots(node) if slot.name in ("mean", "variance"))
         choice = as_choice(node) if is_choice(node) else None
         attributes = canonical_attributes(node, graph.opset_imports)
         ops.append(
@@ -117,7 +129,7 @@ def build_program(model: ir.Model) -> Program:
             )
         )
     outputs = {str(value.name): number(value) for value in graph.outputs}
-    return Program(tuple(ops), numbers[graph.inputs[0]], weights, outputs, len(numbers))
+    return Program(tuple(ops), numbers[graph.inputs[0]], weights, outputs, len(numbers), frozenset(statistics))
 
 
 def hard_plan(
@@ -186,15 +198,27 @@ def _live(program: Program, wanted: Iterable[int], inputs: Callable[[Op], Sequen
 
 
 def _finish(program: Program, steps: Sequence[tuple[Op, tuple[int, ...], bool]], outputs: Mapping[str, int]) -> Plan:
-    """Add what each step may release: values that no later step and no output reads."""
+    """Add what each step may release: values that no later step and no output reads; and which statistics rest."""
     keep = set(outputs.values()) | set(program.weights) | {program.input}
+    settled = _settled(program, steps)
     seen: set[int] = set()
     finished = []
-    for op, inputs, mixed in reversed(steps):
+    for (op, inputs, mixed), rest in zip(reversed(steps), reversed(settled), strict=True):
         release = []
         for value in (*inputs, *op.outputs):
             if value >= 0 and value not in keep and value not in seen:
                 seen.add(value)
                 release.append(value)
-        finished.append(Step(op, inputs, tuple(release), mixed))
+        finished.append(Step(op, inputs, tuple(release), mixed, rest))
     return Plan(tuple(reversed(finished)), dict(outputs))
+
+
+def _settled(program: Program, steps: Sequence[tuple[Op, tuple[int, ...], bool]]) -> list[frozenset[int]]:
+    """For each step, the statistics it reads that an earlier one moved by the same input (always the first)."""
+    moved: set[tuple[int, int]] = set()
+    found = []
+    for _, inputs, _ in steps:
+        moves = {(inputs[0], value) for value in inputs[1:] if value in program.statistics}
+        found.append(frozenset(value for _, value in moves & moved))
+        moved |= moves
+    return found

@@ -1,10 +1,13 @@
 """A supermodel evaluated the plain, slow, obviously right way: per task, per option, nothing mixed, nothing shared.
 
-Running statistics move once per distinct input of a normalization in a forward pass (what the selected model does):
-a normalization that has seen the very same values in this pass does not move again.
+Running statistics move once per distinct computation in a forward pass, as in the selected model: there, tasks share
+a normalization if they reach it by the same operators with the same weights. That the values agree is not enough: the
+learnt skips of two tasks start as equal, and are two convolutions from the first step on. So computations are numbered.
 """
 
 from __future__ import annotations
+
+from collections.abc import Hashable
 
 import numpy as np
 import onnx_ir as ir
@@ -25,17 +28,23 @@ class Reference:
         self.model, self.weights, self.training = model, weights, training
 
     def __call__(self, images: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
-        self.moved: list[tuple[str, torch.Tensor]] = []
+        self.numbers: dict[Hashable, int] = {}
+        self.moved: set[int] = set()
         return {str(out.name): self._task(images, out, draw) for out in self.model.graph.outputs}
 
-    def _task(self, images: torch.Tensor, output: ir.Value, draw: Draw) -> torch.Tensor:
-        values: dict[ir.Value, torch.Tensor] = {self.model.graph.inputs[0]: images}
+    def _number(self, *computation: Hashable) -> int:
+        """Equal for equal computations: what is done, and the numbers of what it is done to."""
+        return self.numbers.setdefault(computation, len(self.numbers))
 
-        def value(v: ir.Value) -> torch.Tensor:
+    def _task(self, images: torch.Tensor, output: ir.Value, draw: Draw) -> torch.Tensor:
+        values: dict[ir.Value, tuple[torch.Tensor, int]] = {self.model.graph.inputs[0]: (images, self._number("image"))}
+
+        def value(v: ir.Value) -> tuple[torch.Tensor, int]:
+            """The tensor and the number of its computation."""
             if v in values:
                 return values[v]
             if v.is_initializer():
-                return self.weights[v.name]
+                return self.weights[v.name], self._number("weight", v.name)
             node = v.producer()
             if is_choice(node):
                 choice = as_choice(node)
@@ -44,15 +53,20 @@ class Reference:
                     result = value(choice.options[draw.options[key]])
                 else:
                     p = draw.weights[key]
-                    result = sum(p[i] * value(option) for i, option in enumerate(choice.options))
+                    options = [value(option) for option in choice.options]
+                    mixture = sum(p[i] * tensor for i, (tensor, _) in enumerate(options))
+                    result = mixture, self._number("mixture", key, *(number for _, number in options))
             else:
-                result = self._node(node, [None if i is None else value(i) for i in node.inputs])
+                inputs = [(None, -1) if i is None else value(i) for i in node.inputs]
+                attributes = tuple(sorted((name, repr(a.value)) for name, a in node.attributes.items()))
+                number = self._number(node.op_type, attributes, *(number for _, number in inputs))
+                result = self._node(node, [tensor for tensor, _ in inputs], number), number
             values[v] = result
             return result
 
-        return value(output)
+        return value(output)[0]
 
-    def _node(self, node: ir.Node, x: list[torch.Tensor]) -> torch.Tensor:
+    def _node(self, node: ir.Node, x: list[torch.Tensor], number: int) -> torch.Tensor:
         def ints(name, default):
             return list(node.attributes[name].as_ints()) if name in node.attributes else default
 
@@ -65,7 +79,7 @@ class Reference:
             bias = x[2] if len(x) > 2 else None
             return F.conv2d(padded, x[1], bias, ints("strides", [1, 1]), 0, ints("dilations", [1, 1]), one("group", 1))
         if node.op_type == "BatchNormalization":
-            return self._norm(node, x, one("epsilon", single(1e-5)), 1.0 - one("momentum", single(0.9)))
+            return self._norm(number, x, one("epsilon", single(1e-5)), 1.0 - one("momentum", single(0.9)))
         if node.op_type == "Relu":
             return torch.relu(x[0])  # not clamp: its derivative at an exact 0 (a padded channel) is 1, ReLU's is 0
         if node.op_type == "Add":
@@ -82,14 +96,12 @@ class Reference:
             return x[0].narrow(int(x[3]), int(x[1]), int(x[2]) - int(x[1]))
         raise NotImplementedError(node.op_type)
 
-    def _norm(self, node: ir.Node, x: list[torch.Tensor], eps: float, momentum: float) -> torch.Tensor:
+    def _norm(self, number: int, x: list[torch.Tensor], eps: float, momentum: float) -> torch.Tensor:
         data, scale, shift, mean, variance = x
         if self.training:
             m, v = data.mean((0, 2, 3)), data.var((0, 2, 3), unbiased=False)
-            name = node.inputs[3].name
-            seen = any(n == name and old.shape == data.shape and torch.equal(old, data) for n, old in self.moved)
-            if not seen:
-                self.moved.append((name, data.detach()))
+            if number not in self.moved:
+                self.moved.add(number)
                 with torch.no_grad():
                     mean += momentum * (m - mean)
                     variance += momentum * (data.var((0, 2, 3), unbiased=True) - variance)

@@ -89,6 +89,25 @@ def test_what_is_decided_alike_runs_once():
     assert convolutions == {0: 12, 1: 12, 2: 16, 3: 20, 4: 24}
 
 
+def test_statistics_move_once_where_one_task_has_decided_and_another_mixes():
+    """The first normalization is one computation: the task that took it as it is, and the one that mixes it."""
+    after = []
+    for mixing in ("never", "always"):
+        b = GraphBuilder()
+        model = b.heads(b.conv(b.relu(b.norm(b.image, name="first")), 4), {"a": 1, "b": 1, "c": 1})
+        Vcn()(model)
+        module = to_torch(model, dtype=torch.float64, mixing=mixing).train()
+        before = module.weight("first.mean").clone()
+        hard = {key: 0 for key in module.logits if key != ("first", "b") and key != ("first", "c")}
+        soft = {("first", task): torch.tensor([0.5, 0.5], dtype=torch.float64) for task in ("b", "c")}
+        images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        module(images, draw=Draw(weights=soft, options=hard))
+        torch.testing.assert_close(module.weight("first.mean"), before.lerp(images.mean((0, 2, 3)), 0.1))
+        after.append({name: t for name, t in module.tensors().items() if module.roles[name] is Role.STATISTIC})
+    for name, statistic in after[0].items():
+        torch.testing.assert_close(after[1][name], statistic, rtol=1e-9, atol=1e-12)
+
+
 def test_a_draw_says_what_it_is():
     weights, options = {("a", "t"): torch.tensor([1.0])}, {("b", "t"): 0}
     assert Draw(options=options).hard and not Draw(weights=weights).hard

@@ -83,7 +83,9 @@ def compare(model, *, kind: str, training: bool, mixing: str, policy_only: bool,
         assert float((a.grad - b.grad).abs().max()) <= TOLERANCE * largest, key
     for name, tensor in module.tensors().items():
         if module.roles[name] is Role.STATISTIC:
-            assert close(tensor, weights[name]), (name, tensor - weights[name])
+            # A mean may be zero but for rounding (a normalization behind one without a shift); variances begin near 1.
+            difference = float((tensor - weights[name]).abs().max())
+            assert difference <= TOLERANCE * max(float(weights[name].abs().max()), 1.0), (name, difference)
 
 
 @pytest.mark.parametrize("mixing", ["never", "always", "auto"])
@@ -102,7 +104,7 @@ def test_policy_gradient_from_dot_products(training: bool) -> None:
     compare(model, kind="soft", training=training, mixing="always", policy_only=True, seed=5)
 
 
-@settings(derandomize=True, max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     tasks=st.integers(2, 3),
@@ -121,12 +123,21 @@ def test_random_graphs_equal_the_reference(seed, tasks, skip, norm, prefix, kind
     compare(model, kind=kind, training=True, mixing="always", policy_only=policy_only and kind == "soft", seed=seed)
 
 
-@pytest.mark.xfail(strict=True, reason="statistics of bn11 move once more or once less than in the reference")
-def test_running_statistics_where_tasks_meet_again() -> None:
-    """Found at random; outputs and gradients agree, and statistics are averaged anew after selection."""
+def test_statistics_move_for_each_computation_even_of_equal_values() -> None:
+    """Found at random. Two tasks skip the stem, each by its own weights, which start as equal: bn11 moves for both."""
     model = random_model(93, tasks=3, layers=3)
     Vcn(skip="grouped1x1", norm="follow")(model)
     compare(model, kind="hard", training=True, mixing="always", policy_only=False, seed=93)
+
+
+@pytest.mark.parametrize("mixing", ["never", "always", "auto"])
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_statistics_that_tasks_share_move_once_whoever_mixes_them(kind: str, mixing: str) -> None:
+    """A normalization that is a site of its own, before anything tells the tasks apart: both mix it with their own."""
+    b = GraphBuilder()
+    model = b.heads(b.norm(b.relu(b.conv(b.relu(b.norm(b.image)), 4))), {"seg": 3, "depth": 1})
+    Vcn()(model)
+    compare(model, kind=kind, training=True, mixing=mixing, policy_only=False, seed=3)
 
 
 @settings(max_examples=10, deadline=None)

@@ -82,6 +82,58 @@ def test_supermodel_with_fixed_architecture_equals_selected_model(seed, tasks, p
         assert np.abs(value - reference).max() <= 1e-5 * max(np.abs(reference).max(), 1e-6)
 
 
+def norms_of(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == "BatchNormalization"]
+
+
+def as_if_shared(supermodel: ir.Model, selected: ir.Model, before: dict, after: dict) -> dict:
+    """The supermodel's running statistics after the step that moved the selected model's from `before` to `after`.
+
+    Normalizations that select split have one set there, which each of them moves in its turn; a set that the selected
+    model does not have stays as it was. Scale and shift are never split, so they tell whose statistics a copy's were.
+    """
+    original = {node.inputs[1].name: node for node in norms_of(supermodel)}
+    found = {v.name: before[v.name] for node in norms_of(supermodel) for v in node.inputs[3:]}
+    for node in norms_of(selected):
+        keep = node.attributes["momentum"].as_float() if "momentum" in node.attributes else float(np.float32(0.9))
+        for own, shared in zip(node.inputs[3:], original[node.inputs[1].name].inputs[3:], strict=True):
+            share = after[own.name] - keep * before[shared.name]  # the batch's, times its weight
+            found[shared.name] = keep * found[shared.name] + share
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    tasks=st.integers(2, 3),
+    pick=st.integers(0, 10_000),
+    skip=st.sampled_from(["auto", "grouped1x1", "dense1x1", "none"]),
+    norm=st.sampled_from(["follow", "per_task"]),
+)
+def test_supermodel_with_fixed_architecture_trains_as_the_selected_model_does(seed, tasks, pick, skip, norm) -> None:
+    """One step: the same weights, and running statistics that moved once per node of the selected model."""
+    model = random_model(seed, tasks=tasks)
+    Vcn(skip=skip, norm=norm)(model)
+    differ(model, seed)
+    table = site_table(model)
+    architecture = random_architecture(table, pick)
+    selected = model.clone()
+    Sequential(*select_passes(architecture))(selected)
+    size = model.graph.inputs[0].shape[2]
+    images = torch.randn(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    whole, alone = (to_torch(m, dtype=torch.float64).train() for m in (model, selected))
+    before = {name: tensor.detach().clone() for name, tensor in whole.tensors().items()}
+    for module, draw in ((whole, draw_of(architecture, table)), (alone, None)):
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        sum(out.square().mean() for out in module(images, draw=draw).values()).backward()
+        optimizer.step()
+    after = {name: tensor.detach() for name, tensor in alone.tensors().items()}
+    expected = {**before, **{n: t for n, t in after.items() if alone.roles[n] is not Role.STATISTIC}}
+    expected |= as_if_shared(model, selected, before, after)
+    for name, tensor in whole.tensors().items():
+        torch.testing.assert_close(tensor.detach(), expected[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
 def test_all_shared_is_one_trunk_and_sources_are_united() -> None:
     model = small_resnet()
     Vcn()(model)
