@@ -10,7 +10,7 @@ is removed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from onnxmtl.passes._builder import Builder, static_size
 from onnxmtl.passes._decoders import FINE_STRIDE, deeplabv3plus, fine_and_coarse, raspp
 from onnxmtl.passes._user_heads import RefusedTask, call_function, insert_file, load_function
 
-__all__ = ["AttachHeads", "Builder", "RefusedTask"]
+__all__ = ["AttachHeads", "Builder", "RefusedTask", "features_of"]
 
 TASKS_KEY = "onnxmtl.tasks"
 
@@ -77,9 +77,8 @@ class AttachHeads(InPlacePass):
         graph = model.graph
         image = graph.inputs[0]
         outputs = {str(value.name): value for value in graph.outputs}
-        features = [outputs[feature.name] for feature in read_features(model)]
-        usual = {task.name: features if task.head in DECODER_HEADS else features[-1:] for task in self.tasks}
-        chosen = {task.name: [outputs[f] for f in task.features] or usual[task.name] for task in self.tasks}
+        names = [feature.name for feature in read_features(model)]
+        chosen = {task.name: [outputs[name] for name in features_of(task, names)] for task in self.tasks}
         _make_room(model, {task.name for task in self.tasks})
         namer = Namer(graph)
         for task in self.tasks:
@@ -95,13 +94,23 @@ class AttachHeads(InPlacePass):
         graph.outputs[:] = results
         RemoveUnusedNodesPass()(model)
         model.metadata_props[KIND_KEY] = "multitask"
-        model.metadata_props[TASKS_KEY] = _portable(self.tasks).to_json()
+        model.metadata_props[TASKS_KEY] = portable(self.tasks).to_json()
         return PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
         """Check that the outputs are the tasks."""
         found = tuple(value.name for value in model.graph.outputs)
         assert found == self.tasks.names, f"outputs {found} are not the tasks {self.tasks.names}"
+
+
+def features_of(task: Task, features: Sequence[str]) -> tuple[str, ...]:
+    """The features that a task's head reads.
+
+    Args:
+        task: The task.
+        features: Names of the backbone's features, from the input on.
+    """
+    return task.features or tuple(features if task.head in DECODER_HEADS else features[-1:])
 
 
 def _check_backbone(model: ir.Model) -> None:
@@ -214,6 +223,6 @@ def _check_shape(raw: ir.Value, task: Task) -> None:
         raise RefusedTask(msg)
 
 
-def _portable(tasks: TaskSet) -> TaskSet:
+def portable(tasks: TaskSet) -> TaskSet:
     """The tasks without the folders of head files: equal inputs give equal bytes wherever they lie."""
     return TaskSet(tuple(t.replace(head=Path(t.head).name) if t.head.endswith(".onnx") else t for t in tasks))

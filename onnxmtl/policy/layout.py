@@ -18,6 +18,7 @@ import numpy as np
 from onnxmtl.errors import ModelError, OnnxMTLError
 from onnxmtl.policy.enumeration import Group, Groups, count_layouts, groups_of_number, number_of_groups
 from onnxmtl.policy.layout_text import text_tree
+from onnxmtl.policy.parts import Part, whole_blocks
 
 __all__ = ["Group", "Groups", "Layout", "count_layouts"]
 
@@ -191,21 +192,31 @@ class Layout:
         """The tasks of each tree: as many as there are backbones from the image on."""
         return self.groups[0]
 
-    def cost(self, block_costs: Sequence[float], probability: Callable[[Group], float] = lambda group: 1.0) -> float:
+    def cost(
+        self,
+        block_costs: Sequence[float],
+        probability: Callable[[Group], float] = lambda group: 1.0,
+        parts: Sequence[Part] | None = None,
+    ) -> float:
         """What the blocks of all groups cost together.
 
         Args:
-            block_costs: Per block the cost of one copy, in any unit.
-            probability: How likely it is that a group has to be computed, by default always.
+            block_costs: Per block the cost of one copy, in any unit; with `parts`, that of one copy of each part.
+            probability: How likely it is that one of these tasks has to be computed, by default always.
+            parts: Which tasks need which part of a block; None: all need all of every block.
 
         Raises:
-            ModelError: There are not as many costs as blocks.
+            ModelError: There are not as many costs as blocks, or as parts.
         """
-        if len(block_costs) != len(self.groups):
-            msg = f"the layout has {len(self.groups)} blocks, but {len(block_costs)} costs are given"
+        known = whole_blocks(len(self.tasks), len(self.groups)) if parts is None else parts
+        if len(block_costs) != len(known):
+            what = f"{len(known)} blocks" if parts is None else f"blocks of {len(known)} parts"
+            msg = f"the layout has {what}, but {len(block_costs)} costs are given"
             raise ModelError(msg)
         return sum(
-            cost * probability(group) for cost, block in zip(block_costs, self.groups, strict=True) for group in block
+            cost * probability(group)
+            for cost, part in zip(block_costs, known, strict=True)
+            for group in part.needing(self.groups[part.block])
         )
 
     def expand(self, counts: Sequence[int]) -> Layout:

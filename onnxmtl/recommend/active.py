@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxmtl.policy.enumeration import Groups
+from onnxmtl.policy.parts import Part
 from onnxmtl.recommend import estimators, program
 from onnxmtl.recommend.program import Probability, Scored
 from onnxmtl.recommend.scores import Array, LayoutScores, branch_points
@@ -65,6 +66,7 @@ def next_training(
     k: int = 1,
     budget: float | Sequence[float | None] | None = None,
     probability: Probability | None = None,
+    parts: Sequence[Part] | None = None,
     *,
     weighting: str = "auto",
     estimator: str = "two-task",
@@ -74,7 +76,7 @@ def next_training(
 
     Args:
         table: What is trained; nan elsewhere.
-        block_costs, k, budget, probability: As of :func:`onnxmtl.recommend.program.best`.
+        block_costs, k, budget, probability, parts: As of :func:`onnxmtl.recommend.program.best`.
         weighting: Name of the task weights.
         estimator: Name of an estimator that reads the table.
         seed: Of the draws.
@@ -92,7 +94,7 @@ def next_training(
     uses: list[set[Groups]] = []
     for draw in range(_DRAWS):
         measured = estimators.Measured(_drawn(table, derive_seed(seed, "two-task", len(missing), draw)), task_weights)
-        found = program.best(estimators.estimate(estimator, measured), block_costs, k, budget, probability)
+        found = program.best(estimators.estimate(estimator, measured), block_costs, k, budget, probability, parts)
         uses.append({one.groups for one in found})
     counts = Counter(groups for found_groups in uses for groups in found_groups)
     contested = {groups: count for groups, count in counts.items() if count < _DRAWS}

@@ -23,7 +23,7 @@ import numpy as np
 from onnxmtl.policy.enumeration import Groups
 from onnxmtl.recommend.chain import Chain, Integers
 from onnxmtl.recommend.scores import Array, members_of
-from onnxmtl.recommend.subsets import size_classes
+from onnxmtl.recommend.subsets import SizeClass, size_classes
 
 _SLACK = 1e-10  # relative to the largest sum there can be
 _AROUND = (0.0, 0.5, 0.8, 1.0, 1.25, 2.0)  # prices, as multiples of the best one
@@ -74,8 +74,8 @@ def make_bound(chain: Chain, weight: float, price: Sequence[float] | Array) -> B
     """The bound for one price per unit of each cost."""
     prices = np.asarray(price, np.float64)
     worth = _worth(chain, weight, prices)
-    inside = _inside(worth)
-    free, kept = _outside(worth, inside)
+    inside = _inside(chain, worth)
+    free, kept = _outside(chain, worth, inside)
     slack = _SLACK * chain.tasks * float(np.abs(worth).max(axis=1).sum())
     return Bound(weight, prices, inside, free, kept, slack)
 
@@ -83,7 +83,7 @@ def make_bound(chain: Chain, weight: float, price: Sequence[float] | Array) -> B
 def best_by_worth(chain: Chain, weight: float, price: Sequence[float]) -> Groups:
     """The layout of the best worth; ties as numpy's argmax finds them."""
     worth = _worth(chain, weight, np.asarray(price, np.float64))
-    inside = _inside(worth)
+    inside = _inside(chain, worth)
     groups: list[list[tuple[int, ...]]] = [[] for _ in range(chain.blocks)]
     stack = [(0, 2**chain.tasks - 1)]
     while stack:
@@ -91,11 +91,13 @@ def best_by_worth(chain: Chain, weight: float, price: Sequence[float]) -> Groups
         if block == chain.blocks or not tasks:
             continue
         kind = size_classes(chain.tasks)[tasks.bit_count() - 1]
-        row = int(np.searchsorted(kind.sets, tasks))
-        first, rest = kind.first[row], kind.rest[row]
-        best = int(np.argmax(inside.kept[block, first] + inside.free[block, rest]))
-        groups[block].append(members_of(int(first[best])))
-        stack += [(block + 1, int(first[best])), (block, int(rest[best]))]
+        row = np.searchsorted(kind.sets, [tasks])
+        one = SizeClass(kind.sets[row], kind.first[row], kind.rest[row])
+        options = inside.kept[block, one.first] + inside.free[block, one.rest]
+        best = int(np.argmax(chain.only_distinct(block, one, options)))
+        first, rest = int(one.first[0, best]), int(one.rest[0, best])
+        groups[block].append(members_of(first))
+        stack += [(block + 1, first), (block, rest)]
     return tuple(tuple(sorted(block)) for block in groups)
 
 
@@ -152,7 +154,7 @@ def _worth(chain: Chain, weight: float, price: np.ndarray[Any, Any]) -> Array:
     return worth
 
 
-def _inside(worth: Array) -> Inside:
+def _inside(chain: Chain, worth: Array) -> Inside:
     blocks, sets = worth.shape
     free, kept = np.zeros((blocks + 1, sets)), np.zeros((blocks, sets))
     classes = size_classes(sets.bit_length() - 1)
@@ -160,18 +162,18 @@ def _inside(worth: Array) -> Inside:
         kept[block] = worth[block] + free[block + 1]
         for kind in classes:  # the rest of a set is smaller than the set
             options = kept[block, kind.first] + free[block, kind.rest]
-            free[block, kind.sets] = options.max(axis=1)
+            free[block, kind.sets] = chain.only_distinct(block, kind, options).max(axis=1)
     return Inside(free, kept)
 
 
-def _outside(worth: Array, inside: Inside) -> tuple[Array, Array]:
+def _outside(chain: Chain, worth: Array, inside: Inside) -> tuple[Array, Array]:
     blocks, sets = worth.shape
     free, kept = np.full((blocks + 1, sets), -np.inf), np.full((blocks, sets), -np.inf)
     free[0, -1] = 0
     classes = size_classes(sets.bit_length() - 1)
     for block in range(blocks):
         for kind in reversed(classes):
-            around = free[block, kind.sets][:, None]
+            around = chain.only_distinct(block, kind, free[block, kind.sets][:, None])
             np.maximum.at(kept[block], kind.first, around + inside.free[block, kind.rest])
             np.maximum.at(free[block], kind.rest, around + inside.kept[block, kind.first])
         free[block + 1] = kept[block] + worth[block]

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxmtl.errors import BudgetError
 from onnxmtl.policy.enumeration import Group, Groups
+from onnxmtl.policy.parts import Part, finished, whole_blocks, without_idle_splits
 from onnxmtl.recommend.program import Probability, Scored, layout_costs
 from onnxmtl.recommend.scores import Array, LayoutScores
 
@@ -28,6 +29,7 @@ def greedy(
     block_costs: Sequence[float] | Sequence[Sequence[float]] | Array,
     budget: float | Sequence[float | None] | None = None,
     probability: Probability | None = None,
+    parts: Sequence[Part] | None = None,
 ) -> Scored:
     """One layout within the budget.
 
@@ -42,10 +44,12 @@ def greedy(
     scores = pair_scores if isinstance(pair_scores, LayoutScores) else LayoutScores(np.asarray(pair_scores, np.float64))
     costs = np.atleast_2d(np.asarray(block_costs, np.float64))
     budgets = [budget] * len(costs) if budget is None or isinstance(budget, int | float) else list(budget)
+    known = whole_blocks(scores.tasks, scores.blocks) if parts is None else parts
+    some_finish = any(finished(known, scores.tasks, scores.blocks))
     bounds = [math.inf if bound is None else bound * (1 + 1e-12) for bound in budgets]
 
     def scored(groups: Groups) -> Scored:
-        return Scored(groups, scores.of(groups), layout_costs(groups, costs, probability))
+        return Scored(groups, scores.of(groups), layout_costs(groups, costs, probability, known))
 
     def fits(one: Scored) -> bool:
         return all(cost <= bound for cost, bound in zip(one.costs, bounds, strict=True))
@@ -58,7 +62,7 @@ def greedy(
     while True:
         best: tuple[float, Scored] | None = None
         for groups in _splits(now.groups, scores):
-            one = scored(groups)
+            one = scored(without_idle_splits(groups, known) if some_finish else groups)
             gain = one.score - now.score
             if gain > 0 and fits(one):
                 rate = gain / max(one.cost - now.cost, 1e-300)

@@ -1,8 +1,10 @@
 """The best layouts within a budget, the Pareto front, and the best of every budget: exact, without enumeration.
 
-All take any number of quantities at once (multiply-adds and parameters, say) and group probabilities (traffic). Of
-layouts of equal score the cheaper comes first (in the first quantity, then the next); of equal ones still, the tree
-that keeps earlier tasks together: :mod:`onnxmtl.recommend.search` has the exact order.
+All take any number of quantities at once (multiply-adds and parameters, say), group probabilities (traffic), and tasks
+that need only parts of the blocks: layouts in which finished tasks split are left out, for they have the graph of one
+that is found (:func:`onnxmtl.policy.parts.without_idle_splits`). Of layouts of equal score the cheaper comes first (in
+the first quantity, then the next); of equal ones still, the tree that keeps earlier tasks together:
+:mod:`onnxmtl.recommend.search` has the exact order.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 
 from onnxmtl.errors import BudgetError
 from onnxmtl.policy.enumeration import Group, Groups
+from onnxmtl.policy.parts import Part, whole_blocks
 from onnxmtl.recommend.bounds import make_bound, score_bounds
 from onnxmtl.recommend.chain import MOST_TASKS, RANGE, Chain, make_chain
 from onnxmtl.recommend.descent import descend
@@ -58,17 +61,19 @@ def best(
     k: int = 1,
     budget: float | Sequence[float | None] | None = None,
     probability: Probability | None = None,
+    parts: Sequence[Part] | None = None,
 ) -> list[Scored]:
     """The k layouts of the highest score among those within the budget; all of them if there are fewer.
 
     Args:
         pair_scores: Of an estimator: [T, T, B + 1], the score of a pair of tasks t < u that parts at block b; or with
             scores of groups.
-        block_costs: [B], the cost of one copy of each block; or [D, B] for D quantities.
+        block_costs: [B], the cost of one copy of each block; or [D, B] for D quantities. With `parts`, [P] or [D, P].
         k: How many.
         budget: What a layout's blocks may cost together; a number per quantity if there are several, None: any. A
             cost above it by a relative 1e-12 counts as rounding.
         probability: How likely a group of tasks (indices) needs its block; multiplies the cost. None: always.
+        parts: Which tasks need which part of a block; None: all need all of every block.
 
     Raises:
         BudgetError: No layout is that cheap; says what the cheapest one costs. Or there are more than 14 tasks.
@@ -78,7 +83,7 @@ def best(
         msg = f"at least one layout is asked for, not {k}"
         raise ValueError(msg)
     scores, costs, budgets = _given(pair_scores, block_costs, budget)
-    chain = make_chain(scores, costs, probability)
+    chain = make_chain(scores, costs, probability, parts)
     limits = chain.limits(budgets)
     guards = [make_bound(chain, 0.0, row) for row in np.eye(len(costs))]
     for guard, limit, scale, given in zip(guards, limits, chain.cost_scales, budgets, strict=True):
@@ -92,7 +97,7 @@ def best(
         found = search(chain, k, limits, bounds, most - below if below < 2 * RANGE else -math.inf)
         order = _by_score(chain, found)
         if len(order) >= k or below >= 2 * RANGE:
-            return [_scored(scores, costs, probability, found, int(index)) for index in order[:k]]
+            return [_scored(scores, found.groups(int(index)), costs, probability, parts) for index in order[:k]]
         below *= 4
 
 
@@ -100,12 +105,13 @@ def front(
     pair_scores: LayoutScores | Array,
     block_costs: Sequence[float] | Array,
     probability: Probability | None = None,
+    parts: Sequence[Part] | None = None,
 ) -> list[Scored]:
     """The Pareto front of one quantity: every layout that is the best of some budget, the cheapest first.
 
     Args and errors: as of :func:`of_every_budget`.
     """
-    return of_every_budget(pair_scores, block_costs, 1, probability)
+    return of_every_budget(pair_scores, block_costs, 1, probability, parts)
 
 
 def of_every_budget(
@@ -113,6 +119,7 @@ def of_every_budget(
     block_costs: Sequence[float] | Sequence[Sequence[float]] | Array,
     k: int,
     probability: Probability | None = None,
+    parts: Sequence[Part] | None = None,
 ) -> list[Scored]:
     """The k-skyband: all layouts that are among the k best within some budget, the cheapest first.
 
@@ -124,7 +131,7 @@ def of_every_budget(
         msg = f"at least one layout is asked for, not {k}"
         raise ValueError(msg)
     scores, costs, _ = _given(pair_scores, block_costs, None)
-    chain = make_chain(scores, costs, probability)
+    chain = make_chain(scores, costs, probability, parts)
     effort = Effort(_MOST_PAIRS)
     try:
         if len(costs) == 1:
@@ -141,7 +148,7 @@ def of_every_budget(
             "ask for the best within one budget, or take fewer blocks"
         )
         raise BudgetError(msg) from error
-    return [Scored(groups, scores.of(groups), layout_costs(groups, costs, probability)) for groups in every]
+    return [_scored(scores, groups, costs, probability, parts) for groups in every]
 
 
 def _given(
@@ -174,15 +181,24 @@ def _by_score(chain: Chain, found: Found) -> np.ndarray[Any, np.dtype[np.int64]]
     return order[~_forbidden(chain, found)[order]]
 
 
-def _scored(scores: LayoutScores, costs: Array, probability: Probability | None, found: Found, index: int) -> Scored:
-    groups = found.groups(index)
-    return Scored(groups, scores.of(groups), layout_costs(groups, costs, probability))
+def _scored(
+    scores: LayoutScores,
+    groups: Groups,
+    costs: Array,
+    probability: Probability | None,
+    parts: Sequence[Part] | None,
+) -> Scored:
+    return Scored(groups, scores.of(groups), layout_costs(groups, costs, probability, parts))
 
 
-def layout_costs(groups: Groups, costs: Array, probability: Probability | None = None) -> tuple[float, ...]:
-    """What the blocks of a layout cost, in each of the quantities of `costs` [D, B]."""
+def layout_costs(
+    groups: Groups, costs: Array, probability: Probability | None = None, parts: Sequence[Part] | None = None
+) -> tuple[float, ...]:
+    """What the blocks of a layout cost, in each of the quantities of `costs` [D, B]; with `parts`, [D, P]."""
     chance = probability or (lambda group: 1.0)
+    known = whole_blocks(sum(map(len, groups[0])), len(groups)) if parts is None else parts
+    copies = [[chance(group) for group in part.needing(groups[part.block])] for part in known]
     return tuple(
-        math.fsum(float(cost) * chance(group) for cost, block in zip(row, groups, strict=True) for group in block)
+        math.fsum(float(cost) * share for cost, shares in zip(row, copies, strict=True) for share in shares)
         for row in costs
     )

@@ -9,6 +9,9 @@ With V(S, l) = the points (costs, score) of all subtrees in which the tasks S sh
 where V(∅, l) is the point 0. Taking the group of the smallest task out generates every partition once. Of each V only
 the k-skyband is kept, and of that only what bounds on the rest of the layout leave a chance.
 
+Tasks that are finished at block l (they need nothing from there on) split nothing, so that layouts with the same graph
+come once: the first A that is taken out has all of them, and the first task of S that is not finished.
+
 Order of ties: points of a set are stored in the order of their trees, and the earlier of equal points is kept. A tree
 comes before another if the group of its smallest task is earlier (:mod:`onnxmtl.recommend.subsets`: larger prefixes
 first), then by that group's subtree, then by the tree of the rest. Both parts keep that order when they are put
@@ -26,10 +29,10 @@ import numpy as np
 
 from onnxmtl.policy.enumeration import Groups
 from onnxmtl.recommend.bounds import Bound
-from onnxmtl.recommend.chain import Chain, Integers
+from onnxmtl.recommend.chain import Chain, Flags, Integers, distinct
 from onnxmtl.recommend.scores import members_of
 from onnxmtl.recommend.skyband import skyband
-from onnxmtl.recommend.subsets import size_classes
+from onnxmtl.recommend.subsets import SizeClass, size_classes
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -191,7 +194,7 @@ def search(
                 kept[tasks] = step
         free = {0: origin}
         for kind in size_classes(chain.tasks):
-            alive = _alive(cuts, block, kind.sets, kind.first, kind.rest)
+            alive = distinct(int(chain.finished[block]), kind) & _alive(cuts, block, kind)
             for row in np.flatnonzero(alive.any(axis=1)):
                 tasks = int(kind.sets[row])
                 if block == 0 and tasks & 1 and tasks != 2**chain.tasks - 1:
@@ -231,14 +234,12 @@ def _keep(
     return Kept(costs[:, chosen], scores[chosen], chosen) if len(chosen) else None
 
 
-def _alive(
-    cuts: Sequence[_Cut], block: int, sets: Integers, first: Integers, rest: Integers
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _alive(cuts: Sequence[_Cut], block: int, kind: SizeClass) -> Flags:
     """Which (set, group of its smallest task) the bounds leave a chance."""
-    alive = np.ones(first.shape, bool)
+    alive = np.ones(kind.first.shape, bool)
     for cut in cuts:
-        inside, around = cut.bound.inside, cut.bound.outside_free[block, sets][:, None]
-        alive &= inside.kept[block, first] + inside.free[block, rest] + around >= cut.least
+        inside, around = cut.bound.inside, cut.bound.outside_free[block, kind.sets][:, None]
+        alive &= inside.kept[block, kind.first] + inside.free[block, kind.rest] + around >= cut.least
     return alive
 
 

@@ -36,21 +36,28 @@ def dissimilarities(features: np.ndarray[Any, Any]) -> Array:
     return found
 
 
-def similarity(matrices: Sequence[Sequence[np.ndarray[Any, Any]]]) -> Array:
+def similarity(matrices: Sequence[Sequence[np.ndarray[Any, Any] | None]]) -> Array:
     """[T, T, B]; Spearman correlations of tasks' dissimilarities.
 
     Args:
         matrices: matrices[t][b] of :func:`dissimilarities`, of task t's network behind block b; the same images. Or
-            the same as [K, K], of which the part above the diagonal is read.
+            the same as [K, K], of which the part above the diagonal is read. None: the network does not come there, so
+            that the task loses nothing by what is shared (1).
     """
     count, blocks = len(matrices), len(matrices[0])
-    upper = [[m[np.triu_indices(len(m), 1)] if m.ndim == 2 else m for m in row] for row in matrices]
     found = np.ones((count, count, blocks))
     for b in range(blocks):
+        upper = [_upper(row[b]) for row in matrices]
         for t in range(count):
             for u in range(t):
-                found[t, u, b] = found[u, t, b] = spearman(upper[t][b], upper[u][b])
+                one, other = upper[t], upper[u]
+                if one is not None and other is not None:
+                    found[t, u, b] = found[u, t, b] = spearman(one, other)
     return found
+
+
+def _upper(matrix: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any] | None:
+    return matrix if matrix is None or matrix.ndim == 1 else matrix[np.triu_indices(len(matrix), 1)]
 
 
 def ranks(values: np.ndarray[Any, Any]) -> Array:

@@ -53,3 +53,27 @@ def tie_key(groups, tasks=None, block=0):
     rest = tuple(task for task in tasks if task not in first)
     here = tuple(task not in first for task in tasks)
     return (here, tie_key(groups, first, block + 1), tie_key(groups, rest, block))
+
+
+def what_is_shared(groups, parts):
+    """What the graph of a layout is: of each part which tasks have a copy together."""
+    return tuple(
+        frozenset(frozenset(group) & set(part.tasks) for group in groups[part.block]) - {frozenset()} for part in parts
+    )
+
+
+def still_shared(groups, parts):
+    """Which tasks are together in each block, without those that need nothing from there on."""
+    found = []
+    for block, partition in enumerate(groups):
+        going = {task for part in parts if part.block >= block for task in part.tasks}
+        found.append(frozenset(frozenset(group) & going for group in partition) - {frozenset()})
+    return tuple(found)
+
+
+def different_layouts(tasks, blocks, parts):
+    """Of every set of layouts that differ in finished tasks alone, the first in the order of ties."""
+    found = {}
+    for groups in sorted(every_layout(tasks, blocks), key=tie_key):
+        found.setdefault(still_shared(groups, parts), groups)
+    return list(found.values())

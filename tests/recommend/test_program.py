@@ -4,12 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers.layout_search import branching_points, every_layout, tie_key
+from helpers.layout_search import branching_points, different_layouts, every_layout, tie_key, what_is_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmtl.errors import BudgetError
 from onnxmtl.policy.layout import Layout, count_layouts
+from onnxmtl.policy.parts import Part, whole_blocks
 from onnxmtl.recommend import program
 from onnxmtl.recommend.chain import make_chain
 from onnxmtl.recommend.scores import LayoutScores
@@ -17,14 +18,23 @@ from onnxmtl.recommend.search import search
 from onnxmtl.recommend.skyband import exactly
 
 
-def enumerated(pairs, costs, budgets, k, groups=None, chance=lambda group: 1.0):
+def enumerated(pairs, costs, budgets, k, groups=None, chance=lambda group: 1.0, parts=None):
     """The k best within the budgets, by looking at every layout: (score, costs, groups)."""
     rows = []
-    for layout in every_layout(len(pairs), pairs.shape[2] - 1):
+    tasks, blocks = len(pairs), pairs.shape[2] - 1
+    for layout in every_layout(tasks, blocks) if parts is None else different_layouts(tasks, blocks, parts):
         score = sum(pairs[t, u, b] for (t, u), b in branching_points(layout).items())
         if groups is not None:
             score += sum(groups[b, sum(2**t for t in g)] for b, block in enumerate(layout) for g in block)
-        spent = [sum(c * chance(g) for c, block in zip(row, layout, strict=True) for g in block) for row in costs]
+        spent = [
+            sum(
+                cost * chance(tuple(task for task in group if task in part.tasks))
+                for cost, part in zip(row, whole_blocks(tasks, blocks) if parts is None else parts, strict=True)
+                for group in layout[part.block]
+                if set(group) & set(part.tasks)
+            )
+            for row in costs
+        ]
         if all(limit is None or cost <= limit + 1e-9 for cost, limit in zip(spent, budgets, strict=True)):
             rows.append((score, spent, layout))
     rows.sort(key=lambda row: (-row[0], row[1], tie_key(row[2])))
@@ -103,6 +113,64 @@ def test_scores_of_groups_and_traffic(problem, seed):
     budget = None if budgets[0] is None else budgets[0] * chance(range(len(pairs))) + 1e-9
     found = program.best(LayoutScores(pairs, groups), costs[0], 5, budget, chance)
     same(found, enumerated(pairs, costs, [budget], 5, groups, chance))
+
+
+@st.composite
+def early_tasks(draw, tasks, blocks):
+    """Parts of blocks: tasks pass so many blocks each (some the last one in part only), or need what they need."""
+    if draw(st.booleans()):
+        passed = draw(st.lists(st.integers(1, blocks), min_size=tasks, max_size=tasks))
+        parts = [Part(b, tuple(t for t in range(tasks) if passed[t] > b)) for b in range(blocks)]
+        parts += [Part(b, tuple(t for t in range(tasks) if passed[t] > b + 1)) for b in range(blocks)]
+        return [part for part in parts if part.tasks]
+    needing = st.sets(st.integers(0, tasks - 1), min_size=1).map(lambda some: tuple(sorted(some)))
+    return draw(st.lists(st.builds(Part, st.integers(0, blocks - 1), needing), max_size=6, unique=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), problems(4, 4), st.sampled_from([1, 3, 40]), st.integers(1, 2), st.booleans())
+def test_tasks_that_need_parts_of_the_blocks(data, problem, k, quantities, traffic):
+    """Best layouts, in two quantities and with traffic, are those of enumeration; so is the front. None comes twice."""
+    pairs, _, _ = problem
+    tasks, blocks = len(pairs), pairs.shape[2] - 1
+    parts = data.draw(early_tasks(tasks, blocks))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    costs = rng.integers(0, 4, (quantities, len(parts))) * 1.0
+    single = rng.integers(0, 5, tasks) / 4  # sums are exact, so that ties are
+
+    def chance(group):
+        return 1 - np.prod(1 - single[list(group)]) if traffic else 1.0
+
+    every = enumerated(pairs, costs, [None] * quantities, None, None, chance, parts)
+    share = data.draw(st.none() | st.floats(0, 1))
+    budgets = [None] * quantities
+    if share is not None:  # what some layout costs is a budget that can be kept
+        budgets = [cost + 1e-9 for cost in every[int(share * (len(every) - 1))][1]]
+    found = program.best(pairs, costs, k, budgets if quantities > 1 else budgets[0], chance, parts)
+    same(found, enumerated(pairs, costs, budgets, k, None, chance, parts))
+    if quantities == 1 and not traffic:
+        front = program.front(pairs, costs, None, parts)
+        bests = [program.best(pairs, costs, 1, cost, None, parts)[0] for cost in {row[1][0] for row in every}]
+        assert {one.groups for one in front} == {one.groups for one in bests}
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems(4, 4), st.data())
+def test_no_two_answers_are_the_same_graph(problem, data):
+    pairs, _, _ = problem
+    tasks, blocks = len(pairs), pairs.shape[2] - 1
+    passed = data.draw(st.lists(st.integers(1, blocks), min_size=tasks, max_size=tasks))
+    parts = [Part(b, tuple(t for t in range(tasks) if passed[t] > b)) for b in range(max(passed))]
+    found = program.best(pairs, [[1.0] * len(parts)], 10**4, None, None, parts)
+    graphs = {what_is_shared(one.groups, parts) for one in found}
+    assert len(graphs) == len(found)
+    assert graphs == {what_is_shared(groups, parts) for groups in every_layout(tasks, blocks)}
+
+
+def test_tasks_and_blocks_that_are_not_there_are_refused():
+    for part in (Part(2, (0,)), Part(0, (2,))):
+        with pytest.raises(ValueError, match="parts are of the blocks 0 to 1 and the tasks 0 to 1"):
+            program.best(np.zeros((2, 2, 3)), [1.0], parts=[part])
 
 
 @settings(max_examples=15, deadline=None)

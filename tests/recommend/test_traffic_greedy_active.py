@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from helpers.layout_search import every_layout
+from helpers.layout_search import different_layouts, every_layout
 
 from onnxmtl.errors import BudgetError, TaskError
 from onnxmtl.policy.layout import Layout
+from onnxmtl.policy.parts import Part
 from onnxmtl.recommend import active, program
 from onnxmtl.recommend.estimators import Measured, estimate
 from onnxmtl.recommend.greedy import greedy
@@ -88,6 +89,21 @@ def test_greedy_splits_as_long_as_something_is_gained():
     assert greedy(pairs, [1.0, 1.0], 3.0).groups == (((0, 1, 2),), ((0,), (1, 2)))
     with pytest.raises(BudgetError, match="the cheapest costs 2"):
         greedy(pairs, [1.0, 1.0], 1.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_with_early_tasks_keeps_the_budget_and_splits_none_that_are_finished(seed):
+    rng = np.random.default_rng(seed)
+    pairs, costs = np.cumsum(rng.normal(-0.3, 0.5, (4, 4, 5)), axis=2), rng.random(4) + 0.1
+    passed = rng.integers(1, 5, 4)
+    parts = [Part(b, tuple(t for t in range(4) if passed[t] > b)) for b in range(max(passed))]
+    costs, layouts = costs[: len(parts)], different_layouts(4, 4, parts)
+    for share in (0.0, 0.3, 1.0):
+        budget = costs.sum() * (1 + share)
+        found, best = greedy(pairs, costs, budget, None, parts), program.best(pairs, costs, 1, budget, None, parts)[0]
+        assert found.groups in layouts
+        assert found.cost <= budget * (1 + 1e-12) and found.score <= best.score + 1e-12
+        assert found.cost == pytest.approx(Layout("abcd", found.groups).cost(costs, parts=parts))
 
 
 def test_greedy_takes_more_tasks_than_the_exact_program():

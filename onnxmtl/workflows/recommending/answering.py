@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnxmtl.deploy.recommendation import LayoutResult, LimitResult, Recommendat
 from onnxmtl.deploy.results import finite
 from onnxmtl.errors import BudgetError, DataError
 from onnxmtl.policy.layout import Groups, Layout
+from onnxmtl.policy.parts import Part
 from onnxmtl.recommend import program
 from onnxmtl.recommend.active import next_training
 from onnxmtl.recommend.chain import MOST_TASKS
@@ -53,8 +55,8 @@ class Answer:
         ranked = self._ranked(known, predicted, limits, cost, probability)
         front: list[LayoutResult] = []
         if asked.sweep:
-            row = self._block_row(known.costs, cost)
-            scored = program.front(predicted.scores, row, probability)
+            row = self._row_of(known.costs, cost)
+            scored = program.front(predicted.scores, row, probability, known.costs.parts)
             front = [self.row(known, Layout(known.tasks, one.groups, known.blocks), emitted=False) for one in scored]
         table: Any = () if known.table is None else finite(known.table.values.tolist())
         return Recommendation(
@@ -67,8 +69,8 @@ class Answer:
             decoder=asked.decoder,
             weights=predicted.weights,
             weighting=predicted.weighting,
-            separate={q: known.costs.separate(q) for q in known.costs.blocks},
-            block_costs=known.costs.blocks,
+            separate={q: known.costs.separate(q) for q in known.costs.copies},
+            block_costs={q: known.costs.blocks(q) for q in known.costs.copies},
             limits=limits,
             cost=cost,
             table=table,
@@ -107,6 +109,7 @@ class Answer:
             self.question.top,
             bounds,
             probability,
+            known.costs.parts,
             weighting=self.question.task_weights,
             estimator=self.plan.estimator,
             seed=seed,
@@ -154,8 +157,8 @@ class Answer:
         name = "multiply_adds" if known.costs.heads_known else "multiply_adds_trunk"
         return f"expected_{name}" if self.question.traffic else name
 
-    def _block_row(self, costs: CostTable, quantity: str) -> np.ndarray[Any, Any]:
-        return np.array(costs.blocks[_plain(quantity)])
+    def _row_of(self, costs: CostTable, quantity: str) -> np.ndarray[Any, Any]:
+        return np.array(costs.copies[_plain(quantity)])
 
     def _ranked(
         self,
@@ -170,7 +173,7 @@ class Answer:
         rows, bounds = self._problem(known, limits, cost, probability)
         count = asked.top
         while True:
-            found = self._best(predicted, rows, count, bounds, probability)
+            found = self._best(predicted, rows, count, bounds, probability, known.costs.parts)
             kept = []
             for one in found:
                 layout = Layout(known.tasks, one.groups, known.blocks)
@@ -194,13 +197,13 @@ class Answer:
     def _problem(
         self, known: Performance, limits: tuple[LimitResult, ...], cost: str, probability: Probability | None
     ) -> tuple[np.ndarray[Any, Any], list[float | None]]:
-        """Costs of blocks [D, B], and what the budget leaves for them.
+        """Costs of the parts of blocks [D, P], and what the budget leaves for them.
 
         With a traffic model the program's costs are expected ones; what is not expected is looked at afterwards.
         """
         inside = [limit for limit in limits if limit.quantity.startswith("expected_") or probability is None]
         quantities = list(dict.fromkeys(limit.quantity for limit in inside)) or [cost]
-        rows = np.stack([self._block_row(known.costs, q) for q in quantities])
+        rows = np.stack([self._row_of(known.costs, q) for q in quantities])
         return rows, [self._left(known, inside, q, probability) for q in quantities]
 
     def _best(
@@ -210,11 +213,12 @@ class Answer:
         count: int,
         bounds: list[float | None],
         probability: Probability | None,
+        parts: Sequence[Part],
     ) -> list[program.Scored]:
         """The best layouts by the sums over their blocks."""
         if self.question.decoder == "greedy":
-            return [greedy(predicted.scores, rows, bounds, probability)]
-        return program.best(predicted.scores, rows, count, bounds, probability)
+            return [greedy(predicted.scores, rows, bounds, probability, parts)]
+        return program.best(predicted.scores, rows, count, bounds, probability, parts)
 
     def _left(
         self, known: Performance, limits: list[LimitResult], quantity: str, probability: Probability | None

@@ -73,7 +73,7 @@ def resolve(wanted: Sequence[Wanted], costs: CostTable, expected: bool) -> tuple
     """
     found = []
     for one in wanted:
-        if one.quantity not in costs.blocks:
+        if one.quantity not in costs.copies:
             if one.quantity == "latency":
                 msg = f"{one.text}: latencies were not measured; give the model, and {one.text} in its budget"
             else:
@@ -108,7 +108,7 @@ def check_reachable(limits: Sequence[LimitResult], costs: CostTable, cheapest: d
         if least <= limit.bound:
             continue
         plain = limit.quantity.removeprefix("expected_")
-        separate = costs.separate(plain) if plain in costs.blocks else 0.0
+        separate = costs.separate(plain) if plain in costs.copies else 0.0
         share = f" ({least / separate:.3g}x of separate models)" if separate else ""
         unit = " ms" if limit.quantity == "latency" else ""
         shown = f"{least:.4g}" if unit else amount(round(least))
@@ -126,4 +126,4 @@ def allows(limits: Sequence[LimitResult], costs: dict[str, float]) -> bool:
 
 def shared_layout(costs: CostTable) -> Layout:
     """All tasks share all blocks."""
-    return Layout.shared(costs.tasks, len(next(iter(costs.blocks.values()))))
+    return Layout.shared(costs.tasks, costs.depth)

@@ -8,15 +8,20 @@ from collections.abc import Sequence
 from onnxmtl.deploy.recommendation import Recommendation
 from onnxmtl.errors import ModelError
 from onnxmtl.policy.layout import Layout, count_layouts
+from onnxmtl.policy.parts import without_idle_splits
 from onnxmtl.runs import derive_seed
 from onnxmtl.workflows.recommending.asking import Plan
 from onnxmtl.workflows.recommending.store import Performance
+
+_MISSES = 10_000  # draws without a new layout, after which there is none as good as certainly
 
 
 def compared_layouts(
     found: Recommendation, known: Performance, plan: Plan, given: Sequence[Layout], seed: int
 ) -> list[tuple[Layout, str]]:
     """Which layouts are trained, and why (``top``, ``given``, ``random``); each once.
+
+    Of random layouts with the same graph, those in which finished tasks split are left out: there may be fewer.
 
     Args:
         found: The answer; its best layouts are trained.
@@ -33,12 +38,14 @@ def compared_layouts(
     tasks, depth = len(known.tasks), len(known.blocks)
     total = count_layouts(tasks, depth)
     draw = random.Random(derive_seed(seed, "layouts"))
-    room = min(plan.train_random, total - len(chosen))
-    while room > 0:
-        layout = Layout.from_id(known.tasks, depth, draw.randrange(total)).with_blocks(known.blocks)
+    room, misses = min(plan.train_random, total - len(chosen)), 0
+    while room > 0 and misses < _MISSES:
+        drawn = Layout.from_id(known.tasks, depth, draw.randrange(total))
+        layout = Layout(known.tasks, without_idle_splits(drawn.groups, known.costs.parts), known.blocks)
+        misses += 1
         if layout not in chosen:
             chosen[layout] = "random"
-            room -= 1
+            room, misses = room - 1, 0
     return list(chosen.items())
 
 

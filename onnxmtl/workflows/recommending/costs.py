@@ -1,7 +1,9 @@
 """What layouts cost, counted on graphs as they are emitted: per block and per head, so that a layout's cost is a sum.
 
 Blocks are counted on the emitted graph of the all-shared model: normalizations are folded there, so a table of
-parameters is the one that a budget is kept by. Every layout that is recommended is counted once more on its own graph.
+parameters is the one that a budget is kept by. Tasks whose heads read early features pay for nothing behind them: what
+only some tasks need is a part of its own (:mod:`onnxmtl.policy.parts`). Every layout that is recommended is counted
+once more on its own graph.
 """
 
 from __future__ import annotations
@@ -18,18 +20,20 @@ from onnxmtl import ops, runtime
 from onnxmtl.analysis.blocks import Block
 from onnxmtl.cost.count import Costs, count, elements, trainable
 from onnxmtl.errors import BudgetError
-from onnxmtl.ir import head_of, sources
+from onnxmtl.ir import head_of, sources, tasks_of_nodes
 from onnxmtl.ir.passes import PassBase
 from onnxmtl.kinds import TaskSet
 from onnxmtl.passes.finalize import DedupInitializers, DropTrainingOnly, FoldBatchNorm, RemoveUnused
-from onnxmtl.passes.heads import AttachHeads
+from onnxmtl.passes.heads import AttachHeads, features_of
 from onnxmtl.passes.instruments import CheckInvariants, Instrument
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.passes.spaces.tree import Tree
 from onnxmtl.policy.latency import not_rising
 from onnxmtl.policy.layout import Group, Layout
+from onnxmtl.policy.parts import Part, whole_blocks
 
 COUNTED = ("multiply_adds", "parameters", "multiply_adds_trunk", "parameters_trunk")
+_AMOUNTS = COUNTED[:2]
 Probability = Callable[[Group], float]
 
 
@@ -39,23 +43,38 @@ class CostTable:
 
     Attributes:
         tasks: Names of the tasks.
-        blocks: Quantity -> cost of one copy of each block; ``models`` counts 1 in the first block.
+        copies: Quantity -> cost of one copy of each of `parts`; ``models`` counts 1 in the first block.
         heads: Quantity -> cost of each task's head; zeros without known heads and for the trunk.
         base: Quantity -> what is there once whatever the layout (of latencies: what no block explains).
         heads_known: Whether heads are counted; if not, only the trunk is.
+        parts: What the same tasks need of the blocks. Not given: each block is one part, which all tasks need.
+        depth: The number of blocks; with `parts` to be given, for the last blocks may have none.
     """
 
     tasks: tuple[str, ...]
-    blocks: Mapping[str, tuple[float, ...]]
+    copies: Mapping[str, tuple[float, ...]]
     heads: Mapping[str, tuple[float, ...]]
     base: Mapping[str, float] = dataclasses.field(default_factory=dict)
     heads_known: bool = True
+    parts: tuple[Part, ...] = ()
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            object.__setattr__(self, "depth", len(next(iter(self.copies.values()))))
+            object.__setattr__(self, "parts", whole_blocks(len(self.tasks), self.depth))
+
+    def blocks(self, quantity: str) -> tuple[float, ...]:
+        """What one copy of each block costs, with all its parts."""
+        sums = [0.0] * self.depth
+        for part, cost in zip(self.parts, self.copies[quantity], strict=True):
+            sums[part.block] += cost
+        return tuple(sums)
 
     def of(self, layout: Layout, quantity: str, probability: Probability | None = None) -> float:
         """What a layout has of a quantity; with `probability`, what it is expected to take per request."""
         chance = probability or (lambda group: 1.0)
-        heads = sum(cost * chance((task,)) for task, cost in enumerate(self._heads(quantity)))
-        return layout.cost(self.blocks[quantity], chance) + heads + self.base.get(quantity, 0.0)
+        return layout.cost(self.copies[quantity], chance, self.parts) + self.fixed(quantity, probability)
 
     def fixed(self, quantity: str, probability: Probability | None = None) -> float:
         """The part of :meth:`of` that is the same for all layouts."""
@@ -65,11 +84,11 @@ class CostTable:
 
     def separate(self, quantity: str) -> float:
         """What one model per task costs, all together."""
-        return self.of(Layout.separate(self.tasks, len(self.blocks[quantity])), quantity)
+        return self.of(Layout.separate(self.tasks, self.depth), quantity)
 
     def all_of(self, layout: Layout) -> dict[str, float]:
         """Every known quantity of a layout."""
-        return {quantity: self.of(layout, quantity) for quantity in self.blocks}
+        return {quantity: self.of(layout, quantity) for quantity in self.copies}
 
     def _heads(self, quantity: str) -> Sequence[float]:
         return self.heads.get(quantity) or (0.0,) * len(self.tasks)
@@ -111,6 +130,16 @@ class Emission:
         if not self.has_heads:
             return self._rewrite(self.backbone, self._emitting(), "count")
         return self._rewrite(self.backbone, [AttachHeads(self.tasks, self.seed), *self._emitting()], "count")
+
+    @functools.cached_property
+    def needed(self) -> dict[ir.Node, Group]:
+        """For each node of `shared`, the tasks (indices) that need it."""
+        outputs = [str(value.name) for value in self.shared.graph.outputs]  # of the heads, or what heads would read
+        read = [{task.name} if self.has_heads else set(features_of(task, outputs)) for task in self.tasks]
+        return {
+            node: tuple(task for task, names in enumerate(read) if names & found)
+            for node, found in tasks_of_nodes(self.shared.graph).items()
+        }
 
     def of(self, layout: Layout) -> ir.Model:
         """The emitted model of a layout.
@@ -159,56 +188,84 @@ class Emission:
 def cost_table(emission: Emission) -> CostTable:
     """Count all blocks and heads on the emitted all-shared model."""
     tasks = emission.tasks.names
-    blocks = {quantity: [0] * len(emission.blocks) for quantity in COUNTED}
-    heads = {quantity: [0] * len(tasks) for quantity in COUNTED[:2]}
+    begin = Part(0, tuple(range(len(tasks))))  # every group of the first block is a model
+    trunk = {begin: dict.fromkeys(_AMOUNTS, 0)}
+    heads = {quantity: [0] * len(tasks) for quantity in _AMOUNTS}
     found = _Places(emission.blocks)
+    weights: dict[ir.Value, Part] = {}
     seen: set[ir.Value] = set()
     for node in emission.shared.graph:
-        weights = [value for value in trainable(node) if value not in seen]
-        seen.update(weights)
-        amounts = {"multiply_adds": ops.multiply_adds(node), "parameters": sum(map(elements, weights))}
-        head = head_of(node)
-        place = found.of(node) if head is None else 0
-        for quantity, amount in amounts.items():
-            if head is not None:
-                heads[quantity][tasks.index(head)] += amount
-            else:
-                blocks[quantity][place] += amount
-                blocks[f"{quantity}_trunk"][place] += amount
-    kept = COUNTED if emission.has_heads else COUNTED[2:]
-    made: dict[str, tuple[float, ...]] = {q: tuple(map(float, blocks[q])) for q in kept}
-    made["models"] = (1.0, *(0.0 for _ in emission.blocks[1:]))
+        using, head = emission.needed[node], head_of(node)
+        if head is not None:
+            own = [value for value in trainable(node) if value not in seen]
+            seen.update(own)
+            heads["multiply_adds"][tasks.index(head)] += ops.multiply_adds(node)
+            heads["parameters"][tasks.index(head)] += sum(map(elements, own))
+            continue
+        part = Part(found.of(node), using)
+        if using:
+            _part(trunk, part)["multiply_adds"] += ops.multiply_adds(node)
+        for value in trainable(node) if using else ():
+            before = weights.get(value, part)
+            # Along each path a weight of two blocks is one: there are as many as groups in the last of them.
+            everyone = tuple(sorted({*before.tasks, *using}))
+            weights[value] = Part(max(before.block, part.block), everyone)
+    for value, part in weights.items():
+        _part(trunk, part)["parameters"] += elements(value)
+    parts = sorted(trunk, key=lambda part: (part.block, -len(part.tasks), part.tasks))
+    copies = {f"{quantity}_trunk": tuple(float(trunk[part][quantity]) for part in parts) for quantity in _AMOUNTS}
+    if emission.has_heads:
+        copies = {quantity: copies[f"{quantity}_trunk"] for quantity in _AMOUNTS} | copies
+    copies["models"] = tuple(float(part == begin) for part in parts)
     return CostTable(
         tasks,
-        made,
+        copies,
         {q: tuple(map(float, amounts)) for q, amounts in heads.items()} if emission.has_heads else {},
         heads_known=emission.has_heads,
+        parts=tuple(parts),
+        depth=len(emission.blocks),
     )
+
+
+def _part(trunk: dict[Part, dict[str, int]], part: Part) -> dict[str, int]:
+    return trunk.setdefault(part, dict.fromkeys(_AMOUNTS, 0))
 
 
 def with_latency(table: CostTable, emission: Emission) -> CostTable:
     """Add the milliseconds of each block, measured on whole models: one task leaves the others at each block in turn.
 
     The differences are what a second copy of the blocks behind takes; noise that would make one negative is averaged
-    out (isotonic regression).
+    out (isotonic regression). The task that leaves is the one whose trunk is the largest; what it and another one need
+    of a block takes time in the ratio of multiply-adds.
 
     Raises:
         BudgetError: Heads are not known.
     """
     emission.require_heads("latency")
-    depth = len(emission.blocks)
-    groups = ((0,), tuple(range(1, len(table.tasks)))) if len(table.tasks) > 1 else ((0,),)
-    everyone = (tuple(range(len(table.tasks))),)
+    depth, count = len(emission.blocks), len(table.tasks)
+    work = table.copies["multiply_adds_trunk"]
+    own = [sum(amount for amount, part in zip(work, table.parts, strict=True) if t in part.tasks) for t in range(count)]
+    leaving = own.index(max(own))
+    others = tuple(task for task in range(count) if task != leaving)
+    groups = ((leaving,), others) if others else ((leaving,),)
+    everyone = (tuple(range(count)),)
     measured = [
         emission.latency(Layout(table.tasks, tuple(everyone if b < point else groups for b in range(depth))))
         for point in range(depth + 1)
     ]
     falling = not_rising(measured)
-    blocks = tuple(falling[b] - falling[b + 1] for b in range(depth))
+    copied = [leaving in part.tasks and (len(part.tasks) > 1 or count == 1) for part in table.parts]
+    times = [0.0] * len(table.parts)
+    for block in range(depth):
+        places = [i for i, part in enumerate(table.parts) if part.block == block and copied[i]]
+        total = sum(work[i] for i in places)
+        for i in places:
+            share = work[i] / total if total else 1 / len(places)
+            times[i] = share * (falling[block] - falling[block + 1])
     return dataclasses.replace(
         table,
-        blocks={**table.blocks, "latency": blocks},
-        base={**table.base, "latency": max(0.0, falling[-1] - sum(blocks))},
+        copies={**table.copies, "latency": tuple(times)},
+        base={**table.base, "latency": max(0.0, falling[-1] - sum(times))},
     )
 
 

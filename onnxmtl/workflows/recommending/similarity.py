@@ -6,7 +6,7 @@ Two tasks whose networks tell the same images apart at a depth can share up to t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,24 +30,31 @@ def sample_images(dataset: Dataset, tasks: TaskSet, count: int = IMAGES) -> Imag
     return np.concatenate([batch.images.numpy() for batch in iterate(Subset(dataset, indices), tasks, _BATCH)])
 
 
-def features(trained: ir.Model, tensors: Sequence[str], images: Images) -> list[Images]:
-    """What a network computes at each of these tensors, [N, …].
+def features(
+    trained: ir.Model, tensors: Sequence[str], images: Images, optional: Collection[str] = ()
+) -> list[Images | None]:
+    """What a network computes at each of these tensors, [N, …]; None for those that it does not come to.
 
     Args:
         trained: A network with the tensors in it.
         tensors: Names of the newest tensor of each block.
         images: [N, C, H, W].
+        optional: Those of the tensors that the network may do without: its head may read an earlier feature.
 
     Raises:
         ModelError: ONNX Runtime cannot run the network, or it has no such tensor.
     """
     model = graphs.clone(trained)
     named = {str(value.name): value for node in model.graph for value in node.outputs}
-    if missing := [tensor for tensor in tensors if tensor not in named]:
+    if missing := [tensor for tensor in tensors if tensor not in named and tensor not in optional]:
         msg = f"the trained network has no tensor {missing[0]!r} any more; cut the backbone elsewhere (--at)"
         raise ModelError(msg)
-    model.graph.outputs[:] = list(dict.fromkeys(named[tensor] for tensor in tensors))
+    there = list(dict.fromkeys(tensor for tensor in tensors if tensor in named))
+    if not there:
+        return [None] * len(tensors)
+    model.graph.outputs[:] = [named[tensor] for tensor in there]
     session = runtime.session(graphs.to_bytes(model), threads=1)  # sums in one order
     name = str(model.graph.inputs[0].name)
     parts = [runtime.run(session, {name: images[i : i + _BATCH]}) for i in range(0, len(images), _BATCH)]
-    return [np.concatenate([part[tensor] for part in parts]) for tensor in tensors]
+    found = {tensor: np.concatenate([part[tensor] for part in parts]) for tensor in there}
+    return [found.get(tensor) for tensor in tensors]

@@ -1,6 +1,6 @@
 """The performance table: all that questions about layouts are answered from, in one file of a run.
 
-    performance.json    tasks, blocks, cost of each block and head, two-task performance, similarities
+    performance.json    tasks, blocks, what tasks need of them and what that costs, two-task performance, similarities
     table.csv           the two-task performance alone, in TreeMTL's format
 
 With it ``onnxmtl recommend RUN --budget …`` answers in a moment, without the model, the data or torch.
@@ -18,12 +18,14 @@ import numpy as np
 
 from onnxmtl.deploy.results import finite
 from onnxmtl.errors import RunError
+from onnxmtl.policy.parts import Part
 from onnxmtl.recommend.table import TwoTaskTable, write_csv
 from onnxmtl.runs import read_json, write_json
 from onnxmtl.workflows.recommending.costs import CostTable
 
 PERFORMANCE_FILE, TABLE_FILE = "performance.json", "table.csv"
-FORMAT = 1
+FORMAT = 2
+_FORMATS = (1, FORMAT)  # 1: every task needs every block, whose costs are called "blocks"
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -68,7 +70,8 @@ class Performance:
             "tasks": self.tasks,
             "blocks": self.blocks,
             "costs": {
-                "blocks": self.costs.blocks,
+                "parts": [dataclasses.asdict(part) for part in self.costs.parts],
+                "copies": self.costs.copies,
                 "heads": self.costs.heads,
                 "base": self.costs.base,
                 "heads_known": self.costs.heads_known,
@@ -97,7 +100,7 @@ class Performance:
             raise RunError(msg)
         content = read_json(file)
         try:
-            if content["format"] != FORMAT:
+            if content["format"] not in _FORMATS:
                 msg = f"format {content['format']}"
                 raise ValueError(msg)
             tasks, blocks = tuple(map(str, content["tasks"])), tuple(map(str, content["blocks"]))
@@ -112,10 +115,12 @@ class Performance:
                 blocks=blocks,
                 costs=CostTable(
                     tasks,
-                    _numbers(costs["blocks"]),
+                    _numbers(costs["blocks" if content["format"] == 1 else "copies"]),
                     _numbers(costs["heads"]),
                     {name: float(value) for name, value in costs["base"].items()},
                     bool(costs["heads_known"]),
+                    tuple(_part(part, len(tasks), len(blocks)) for part in costs.get("parts", ())),
+                    len(blocks),
                 ),
                 estimator=str(content["estimator"]),
                 table=None if content["table"] is None else table(content["table"]),
@@ -132,6 +137,14 @@ class Performance:
 def _array(values: Any) -> Array:
     """Nested lists as numbers; null is nan."""
     return np.array(values, dtype=np.float64)
+
+
+def _part(content: Mapping[str, Any], tasks: int, blocks: int) -> Part:
+    part = Part(int(content["block"]), tuple(map(int, content["tasks"])))
+    if part.block not in range(blocks) or not set(part.tasks) <= set(range(tasks)):
+        msg = f"part {dict(content)}"
+        raise ValueError(msg)
+    return part
 
 
 def _numbers(content: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:

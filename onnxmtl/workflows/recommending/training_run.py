@@ -21,6 +21,7 @@ from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering.ops import check_supported
 from onnxmtl.passes.instruments import Instrument
 from onnxmtl.policy.layout import Layout
+from onnxmtl.policy.parts import left_out
 from onnxmtl.recommend.similarity import dissimilarities, similarity
 from onnxmtl.recommend.table import TwoTaskTable
 from onnxmtl.runs import RunDirectory, atomic_write, write_json
@@ -182,7 +183,9 @@ class Training:
         if self._given is not None:
             return dataclasses.replace(known, seeds=self._seeds, trainings=count)
         if self._plan.similarity_only:
-            return dataclasses.replace(known, similarity=self._similarity(singles), seeds=self._seeds, trainings=count)
+            return dataclasses.replace(
+                known, similarity=self._similarity(known, singles), seeds=self._seeds, trainings=count
+            )
         blocks, pairs = len(self._blocks), len(self.tasks)
         values = np.full((len(self._seeds), pairs, pairs, blocks + 1), math.nan)
         values[..., 0] = 0.0
@@ -300,14 +303,18 @@ class Training:
     def _table(self, values: Array) -> TwoTaskTable:
         return TwoTaskTable(self.tasks.names, len(self._blocks), values.mean(axis=0))
 
-    def _similarity(self, singles: Mapping[int, Mapping[str, Path]]) -> Array:
+    def _similarity(self, known: Performance, singles: Mapping[int, Mapping[str, Path]]) -> Array:
         """[T, T, B] similarities of what the single-task networks see, the mean over the seeds."""
         images = sample_images(self._data.val, self.tasks)
         names = [block.name for block in self._blocks]
         found = []
         for folders in singles.values():
-            seen = [features(graphs.load(folders[task] / MODEL_FILE), names, images) for task in self.tasks.names]
-            found.append(similarity([list(map(dissimilarities, one)) for one in seen]))
+            matrices = []
+            for index, task in enumerate(self.tasks.names):
+                early = [names[block] for block in left_out(known.costs.parts, index, len(names))]
+                seen = features(graphs.load(folders[task] / MODEL_FILE), names, images, early)
+                matrices.append([None if one is None else dissimilarities(one) for one in seen])
+            found.append(similarity(matrices))
         mean: Array = np.mean(found, axis=0)
         return mean
 

@@ -10,15 +10,21 @@ import math
 import numpy as np
 import pytest
 from helpers.compiling import digests
+from helpers.layout_search import what_is_shared
 from helpers.recommending import QUICK, TABLE, TASKS, TWO, Children
 
+from onnxmtl.deploy.recommendation import Recommendation
 from onnxmtl.errors import OnnxMTLError, RunError
+from onnxmtl.kinds import TaskSet, load_tasks
 from onnxmtl.policy.layout import Layout, count_layouts
+from onnxmtl.policy.parts import Part
 from onnxmtl.recommend.table import TwoTaskTable, read_csv
 from onnxmtl.runs import read_json
 from onnxmtl.train.delta import relative_performance
 from onnxmtl.workflows import recommend
-from onnxmtl.workflows.recommending.asking import Question
+from onnxmtl.workflows.recommending.asking import Plan, Question
+from onnxmtl.workflows.recommending.comparing import compared_layouts
+from onnxmtl.workflows.recommending.costs import CostTable
 from onnxmtl.workflows.recommending.store import Performance
 from onnxmtl.workflows.session import read_metrics
 
@@ -172,6 +178,46 @@ def test_an_earlier_run_answers_again_without_its_model(backbone, table, tmp_pat
     assert recommend(kept.path, top=1).recommendation.layouts
 
 
+def test_early_tasks_pay_for_what_they_need_and_no_graph_comes_twice(backbone, table, tmp_path):
+    """Depth and normals read a feature before the last of three blocks, so that what splits there changes nothing."""
+    heads = {"seg": ("late",), "depth": ("early",), "normals": ("early",)}
+    tasks = TaskSet(tuple(t.replace(head="light", features=heads[t.name]) for t in load_tasks(NORMAL)))
+    options = {"two_task": table, "features": ("early", "late"), "budget": "madds<=0.95x", "top": 100}
+    done = recommend(backbone, tasks, out=tmp_path / "run", **options)
+    found, costs = done.recommendation, done.performance.costs
+    assert [set(part.tasks) for part in costs.parts] == [{0, 1, 2}, {0, 1, 2}, {0}]
+    for row in found.layouts:  # counted on its graph, and summed up
+        assert dict(row.costs) == costs.all_of(row.layout)
+        assert row.layout.groups[2] == row.layout.groups[1]
+    fitting = {
+        layout.groups[:2]
+        for layout in everything(found.tasks, 3)
+        if costs.of(layout, "multiply_adds") <= 0.95 * costs.separate("multiply_adds")
+    }
+    assert {row.layout.groups[:2] for row in found.layouts} == fitting and len(found.layouts) == len(fitting)
+    again = recommend(tmp_path / "run", budget="madds<=0.95x", top=100)
+    assert again.recommendation.layouts == tuple(dataclasses.replace(row, file="") for row in found.layouts)
+    greedy = recommend(backbone, tasks, out=tmp_path / "greedy", decoder="greedy", **options)
+    assert greedy.recommendation.layouts[0].layout.groups[:2] in fitting
+
+
+def test_what_older_versions_stored_is_read(backbone, table, tmp_path):
+    """Their tables say nothing of parts: all tasks need all blocks."""
+    recommend(backbone, NORMAL, two_task=table, out=tmp_path / "run")
+    file, known = tmp_path / "run" / "performance.json", Performance.read(tmp_path / "run")
+    content = read_json(file)
+    content["format"] = 1
+    content["costs"]["blocks"] = content["costs"].pop("copies")
+    del content["costs"]["parts"]
+    file.write_text(json.dumps(content))
+    assert Performance.read(tmp_path / "run").costs == known.costs
+    assert recommend(tmp_path / "run").recommendation.layouts
+    content["format"], content["costs"]["parts"] = 2, [{"block": 3, "tasks": [0]}]
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="not of this version"):
+        Performance.read(tmp_path / "run")
+
+
 def test_traffic_makes_rare_tasks_cheap(backbone, table, tmp_path):
     traffic = "seg+depth=0.9,normals=0.1"
     done = recommend(backbone, NORMAL, two_task=table, traffic=traffic, sweep=True, out=tmp_path / "run")
@@ -196,8 +242,6 @@ def test_trainings_become_the_table(trained):
     assert known.trainings == 2 * 3 + 2 * 3 * 2 and found.trainings == known.trainings + 2 * len(found.trained)
     assert known.seeds == (0, 1)
     phases = {folder.name.partition("-")[2]: folder for folder in (trained.path / "phases").iterdir()}
-    from onnxmtl.kinds import TaskSet
-
     tasks = TaskSet.from_json((phases["import"] / "tasks.json").read_text())
     for (a, b), point in itertools.product(itertools.combinations(range(3), 2), (1, 2)):
         for t, u in ((a, b), (b, a)):
@@ -272,6 +316,29 @@ def test_similarity_needs_single_task_networks_only(backbone, own_data, tmp_path
     shared = next(row for row in done.recommendation.layouts if row.layout.number == 0)
     assert shared.score == pytest.approx(-(1 - similarity[0, 1]).sum(), abs=1e-12)
     assert any("separate networks come first" in note for note in done.recommendation.notes)
+
+
+def test_an_early_task_loses_nothing_in_blocks_that_it_does_not_pass(backbone, own_data, tmp_path):
+    heads = {"seg": ("late",), "depth": ("early",)}
+    tasks = TaskSet(tuple(t.replace(head="light", features=heads[t.name]) for t in load_tasks(TWO)))
+    options = {"data": f"{own_data}:fine", "blocks": 3, "features": ("early", "late"), "estimator": "rsa", **QUICK}
+    done = recommend(backbone, tasks, out=tmp_path / "run", top=9, **options)
+    similarity = done.performance.similarity[0, 1]
+    assert similarity[2] == 1 > similarity[0]
+    losses = [0.0, *np.cumsum(similarity[:2] - 1)]  # apart from the image on, after one block, after two
+    assert [row.score for row in done.recommendation.layouts] == pytest.approx(losses)
+
+
+@pytest.mark.parametrize(("passed", "different"), [((3, 1, 1), 5), ((3, 2, 2), 12), ((3, 3, 3), 22)])
+def test_random_layouts_are_different_graphs(passed, different):
+    """All that there are: as many as three tasks have layouts of one block, of two, of three."""
+    parts = tuple(Part(b, tuple(t for t in range(3) if passed[t] > b)) for b in range(3))
+    costs = CostTable(tuple("abc"), {"models": (1.0, 0.0, 0.0)}, {}, parts=parts, depth=3)
+    known = Performance("", tuple("abc"), ("x", "y", "z"), costs)
+    found = Recommendation("", known.tasks, known.blocks, ())
+    chosen = compared_layouts(found, known, Plan(train_random=100), (), 0)
+    assert len(chosen) == different
+    assert len({what_is_shared(layout.groups, parts) for layout, _ in chosen}) == different
 
 
 def test_asked_otherwise_a_resumed_run_trains_nothing_anew(backbone, own_data, tmp_path, monkeypatch):
