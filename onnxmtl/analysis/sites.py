@@ -3,6 +3,8 @@
 Values are sorted into classes: two values of different tasks are in one class if they are the same computation up to
 the choices above them (same operator, attributes and weights on inputs of one class; the k-th Choice of a site is one
 class whatever the task). Everything the table says follows from the classes, so no space has to describe itself.
+Fusion's Choices are of one task each, although other tasks read what is behind them: a node that is there once is
+computed once.
 Grouped sites (:mod:`onnxmtl.ir.choice`) are the exception: every earlier one lies above all nodes of a later one, and
 their weights are one per group of tasks.
 Walks over the graph are linear and without recursion. What lies above a value is a set of sites that grows along the
@@ -75,6 +77,7 @@ class _Reader:
         self.bits_of: dict[str, int] = {}  # site -> all its members
         self.chain: dict[str, int] = {}  # grouped site -> the members of all grouped sites before it
         self._number_members()
+        self._leave_out_readers()
         self.class_of: dict[ir.Value, Hashable] = {}
         self.classes: dict[Hashable, _Class] = {}
         self.node_class: dict[ir.Node, Hashable] = {}
@@ -110,6 +113,15 @@ class _Reader:
         for site in tensors:
             self.chain[site] = before
             before |= self.bits_of[site]
+
+    def _leave_out_readers(self) -> None:
+        """An option serves those who decide on it; others may read what they made of it (fusion)."""
+        deciding: dict[str, set[int]] = {}
+        for choice in self.choices.values():
+            deciding.setdefault(choice.site, set()).add(self.task_index[choice.task])
+        for node, place in self.place.items():
+            if place is not None:
+                self.tasks_of[node] &= deciding[place[0]]
 
     def _classify(self) -> None:
         """Give every value a class, and every class what lies above it."""
@@ -240,6 +252,8 @@ class _Reader:
                 counted.add((place, name))
                 per_place[place] = per_place.get(place, 0) + cost
             above = self._above(self.classes[key, 0], index)
+            if len(nodes) == 1 and len(tasks) > 1:
+                above = self.above[0]  # one node is one computation, whatever others chose before it (fusion)
             if site is not None and (inside := above.bits & self.bits_of[place[0] if place else ""]):
                 # At the own site it is this item's option that has to keep the tasks equal.
                 together = option in self._keeps_equal(inside)

@@ -130,7 +130,8 @@ def _row(
     for task in tasks:
         serving = [node for node in nodes if task in needed[node]]
         if serving:
-            main[task] = max(serving, key=_size)  # the first of equals
+            # The first of equals, but of separate networks that feed each other the task's own.
+            main[task] = max(serving, key=lambda node: (_size(node), str(node.name).startswith(f"{task}/")))
     uses, runs = {}, []
     for task in tasks:
         node = main.get(task)

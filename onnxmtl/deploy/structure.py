@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxmtl import ops
 from onnxmtl.ir import sources, tasks_of_nodes
+from onnxmtl.passes._fusion_parts import ALONE, FUSION_KEY
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -42,13 +43,16 @@ def structural_signature(model: ir.Model, *, linear_only: bool = False) -> list[
 
     Args:
         model: A model whose outputs are its tasks.
-        linear_only: Only convolutions and matrix products: normalizations come and go when they are folded.
+        linear_only: Only convolutions and matrix products: normalizations come and go when they are folded, and so
+            do fusion units that read no other network.
     """
     needed = tasks_of_nodes(model.graph)
     found = []
     for position, node in enumerate(model.graph):
         slots = ops.weight_slots(node)
-        if not slots or not needed[node] or (linear_only and not ops.is_linear_op(node)):
+        if not slots or not needed[node]:
+            continue
+        if linear_only and (not ops.is_linear_op(node) or node.metadata_props.get(FUSION_KEY) == ALONE):
             continue
         weight = slots[0][1]
         shape = weight.const_value.shape.numpy() if weight.const_value is not None else ()

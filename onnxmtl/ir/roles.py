@@ -19,7 +19,7 @@ class Role(enum.StrEnum):
     OWN = "own"  # a task's own copy of a backbone weight
     SKIP = "skip"  # a learnt projection that replaces a skipped operator
     HEAD = "head"  # task heads
-    FUSION = "fusion"  # fusion units between networks
+    FUSION = "fusion"  # units between networks, attention modules
     LOGITS = "logits"  # the policy: one tensor per (site, task)
     STATISTIC = "statistic"  # running mean and variance
 

@@ -7,7 +7,8 @@ For an operator that is linear in its weights, options on one input satisfy
 and an identity skip is a Dirac kernel, so a whole site runs as one convolution. Normalizations on one input share
 their batch statistics: in training mode one normalization with scale sum p_i*gamma_i and shift sum p_i*beta_i; in
 evaluation mode scale sum p_i*gamma_i/sd_i and shift sum p_i*(beta_i - gamma_i*mu_i/sd_i). All of it is equal to the
-separate evaluation in real arithmetic (float64: 1e-15), never bit-equal.
+separate evaluation in real arithmetic (float64: 1e-15), never bit-equal. Of a Choice between a value and zeros the
+value alone is computed.
 
 Whether it pays is decided per site from the graph alone: mixing costs a few passes over the weights and saves passes
 over the activations, so it pays where a weight is used at many positions. A decision by timing would differ between
@@ -21,6 +22,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import onnx_ir as ir
 import torch
 
 from onnxmtl import ops
@@ -210,7 +212,34 @@ class NormMixer:
         return y
 
 
-Mixer = LinearMixer | NormMixer
+@dataclasses.dataclass(frozen=True)
+class GateMixer:
+    """A Choice between one value and zeros (an edge of the fusion space): the zeros are not made.
+
+    Attributes:
+        option: Which option the value is.
+        value: Its number.
+    """
+
+    option: int
+    value: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The value alone."""
+        return (self.value,)
+
+    def pays(self, batch: int) -> bool:
+        """One product is never slower than two and a sum."""
+        return True
+
+    def __call__(self, values: Mapping[int, Any], p: torch.Tensor, context: Context) -> torch.Tensor:
+        """p_i * option_i."""
+        result: torch.Tensor = values[self.value] * p[self.option]
+        return result
+
+
+Mixer = LinearMixer | NormMixer | GateMixer
 
 
 def weighted_sum(options: Sequence[torch.Tensor], p: torch.Tensor) -> torch.Tensor:
@@ -241,7 +270,9 @@ def find_mixers(program: Program) -> dict[int, Mixer]:
             continue
         options = op.inputs[:-1]
         made = [producers.get(value) for value in options]
-        mixer = _linear_mixer(program, options, made) or _norm_mixer(program, options, made)
+        mixer = (
+            _gate_mixer(options, made) or _linear_mixer(program, options, made) or _norm_mixer(program, options, made)
+        )
         if mixer is not None:
             found[op.index] = mixer
     return found
@@ -255,6 +286,19 @@ def _group(made: Sequence[Op | None], allowed: Sequence[bool]) -> list[int]:
             groups.setdefault((op.identity, op.inputs[0]), []).append(i)
     best = max(groups.values(), key=len, default=[])
     return best if len(best) > 1 else []
+
+
+def _gate_mixer(options: Sequence[int], made: Sequence[Op | None]) -> GateMixer | None:
+    """If all options but one are zeros."""
+    others = [i for i, op in enumerate(made) if op is None or not _makes_zeros(op.node)]
+    return GateMixer(others[0], options[others[0]]) if len(others) == 1 and len(options) > 1 else None
+
+
+def _makes_zeros(node: ir.Node) -> bool:
+    if node.op_type != "ConstantOfShape" or node.domain != "":
+        return False
+    fill = node.attributes.get("value")
+    return fill is None or not fill.as_tensor().numpy().any()
 
 
 def _linear_mixer(program: Program, options: Sequence[int], made: Sequence[Op | None]) -> LinearMixer | None:

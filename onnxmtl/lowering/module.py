@@ -57,6 +57,7 @@ class LoweredModule(nn.Module):
         self._size = size_of(model.graph.inputs[0])
         self._mixers = {} if mixing == "never" else find_mixers(self._program)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._deciding: dict[tuple[str, ...], frozenset[SiteTask]] = {}
         # Weights come last: they may be called anything, but not as what is set above.
         self._torch_names: dict[str, str] = {}
         trainable = ops.trainable_values(model.graph)
@@ -150,9 +151,10 @@ class LoweredModule(nn.Module):
 
     def _decided(self, asked: tuple[str, ...], draw: Draw, batch: int) -> Plan:
         """The plan of a draw that decides all Choices, or some of them."""
-        options = {key: option for key, option in (draw.options or {}).items() if key[1] in asked}
+        deciding = self._decided_for(asked)
+        options = {key: option for key, option in (draw.options or {}).items() if key in deciding}
         soft = draw.weights or {}
-        missing = [key for key in self.logits if key[1] in asked and key not in options and key not in soft]
+        missing = [key for key in self.logits if key in deciding and key not in options and key not in soft]
         if missing:
             msg = f"the draw says nothing for site {missing[0][0]!r}, task {missing[0][1]!r}"
             raise ValueError(msg)
@@ -160,6 +162,13 @@ class LoweredModule(nn.Module):
             ("decided", asked, batch if soft else 0, tuple(sorted(options.items()))),
             lambda: hard_plan(self._program, asked, options, self._mixed(batch) if soft else None),
         )
+
+    def _decided_for(self, asked: tuple[str, ...]) -> frozenset[SiteTask]:
+        """What is decided on the way to the asked outputs: also for other tasks, where one reads another (fusion)."""
+        if asked not in self._deciding:
+            steps = soft_plan(self._program, asked, {}).steps
+            self._deciding[asked] = frozenset(step.op.choice for step in steps if step.op.choice is not None)
+        return self._deciding[asked]
 
     def _soft(self, asked: tuple[str, ...], batch: int) -> Plan:
         return self._plan(("soft", asked, batch), lambda: soft_plan(self._program, asked, self._mixed(batch)))

@@ -37,7 +37,8 @@ def weight_slots(node: ir.Node) -> list[tuple[Slot, ir.Value]]:
 
     In arithmetic (Add, Sub, Mul, Div) an initializer counts as a weight only if it has more than one element
     (0.5 in an activation is a constant) and the other operand is not the image itself (mean and scale of the
-    user's preprocessing are constants too). What is repeated or joined counts if it is a token, [1, 1, C] or smaller.
+    user's preprocessing are constants too); but a single number with the role ``fusion``, as cross-stitch
+    units have it, is a weight. What is repeated or joined counts if it is a token, [1, 1, C] or smaller.
     An initializer that normalization has marked as a constant (an attention mask) is no weight anywhere.
     """
     entry = spec(node)
@@ -50,8 +51,10 @@ def weight_slots(node: ir.Node) -> list[tuple[Slot, ir.Value]]:
             continue
         if not is_constant(value) and (node.op_type not in _TOKENS or _is_token(value)):
             found.append((slot, value))
-    if found and node.op_type in _ARITHMETIC and (_elements(found[0][1]) <= 1 or _on_image(node)):
-        return []
+    if found and node.op_type in _ARITHMETIC:
+        weight = found[0][1]
+        if (_elements(weight) <= 1 and role_of(weight) is not Role.FUSION) or _on_image(node):
+            return []
     return found
 
 

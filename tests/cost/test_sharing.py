@@ -6,6 +6,7 @@ import onnx_ir as ir
 from helpers.graphs import GraphBuilder, small_resnet
 
 from onnxmtl.cost.sharing import How, sharing
+from onnxmtl.ir import set_sources
 
 
 def uses(row):
@@ -21,6 +22,17 @@ def test_four_ways(four_ways):
     assert uses(three) == {"a": "once with b", "b": "once with a", "c": "skipped", "d": "skipped"}
     assert three.runs == (("a", "b"),)
     assert three.uses["d"].how is How.SKIPPED and three.uses["a"].partners == ("b",)
+
+
+def test_networks_that_feed_each_other_keep_layers_of_their_own():
+    """Both copies of the layer serve both tasks; each task's is its own network's."""
+    b = GraphBuilder()
+    own = {task: b.conv(b.image, 4, name=f"{task}/layer") for task in ("seg", "depth")}
+    for value in own.values():
+        set_sources(value.producer(), ["layer"])
+    mixed = {task: b.node("Add", list(own.values()), own[task].shape) for task in own}
+    (row,) = sharing(b.heads(mixed, dict.fromkeys(own, 2)))
+    assert uses(row) == {"seg": "own", "depth": "own"} and row.runs == (("seg",), ("depth",))
 
 
 def test_rows_of_the_backbone_include_layers_that_all_skip(four_ways):

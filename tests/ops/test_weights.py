@@ -118,6 +118,17 @@ def test_trainable_values_exclude_constants_and_statistics():
     assert slots(g[3]) == {"scale": "scale", "shift": "shift", "mean": "mean", "variance": "variance"}
 
 
+def test_a_single_number_is_trained_where_a_pass_says_so():
+    """What cross-stitch units scale features by; any other single number in arithmetic is a constant."""
+    g = graph("(float[N,2,8,8] x) => (y) { a = Mul(x, alpha) y = Mul(a, half) }", alpha=1, half=1)
+    assert trainable_values(g) == {}
+    set_role(g.initializers["alpha"], Role.FUSION)
+    assert [v.name for v in trainable_values(g)] == []  # on the image itself: a part of the preprocessing
+    g = graph("(float[N,2,8,8] x) => (y) { r = Relu(x) a = Mul(r, alpha) y = Mul(a, half) }", alpha=1, half=1)
+    set_role(g.initializers["alpha"], Role.FUSION)
+    assert [v.name for v in trainable_values(g)] == ["alpha"]
+
+
 def test_integers_are_no_weights():
     g = graph("(int64[N,3] x) => (y) { y = Add(x, k) }", k=np.ones(3, np.int64))
     assert trainable_values(g) == {}
