@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from onnxmtl.deploy.inspect import Inspection
+
+
+class Space(enum.StrEnum):
+    """Search spaces whose candidates can be told from a network alone."""
+
+    FUSION = "fusion"
 
 
 def inspect_command(
@@ -46,16 +53,41 @@ def inspect_command(
     scopes: Annotated[
         int | None, typer.Option("--scopes", min=1, help="Cut where torch's modules change.", metavar="DEPTH")
     ] = None,
+    space: Annotated[
+        Space | None, typer.Option("--space", help="Show what a search space could decide on instead.")
+    ] = None,
+    tasks: Annotated[
+        int, typer.Option("--tasks", min=2, help="With --space: how many tasks get a copy of a backbone.", metavar="N")
+    ] = 2,
     svg: Annotated[Path | None, typer.Option("--svg", help="Draw the blocks to this file.", metavar="FILE")] = None,
     json: JsonOption = False,
 ) -> None:
     """Show what is in a model: features, blocks and their costs, what is trainable, what tasks share.
+
+    With --space fusion: the layers of the network, and between which of them edges can be searched.
 
     Example: onnxmtl inspect samples/backbones/resnet18-small.onnx --groups 4 --svg blocks.svg
     """
     from onnxmtl.deploy.drawing import save_drawing
     from onnxmtl.deploy.inspect import Cuts, inspect_model
 
+    if space is not None:
+        from onnxmtl.cli.inspect_space import show_candidates
+        from onnxmtl.deploy.fusion import fusion_candidates
+
+        candidates = fusion_candidates(
+            path,
+            tasks=tasks,
+            weights=weights,
+            dialect=dialect.value,
+            features=split_names(features),
+            input_size=parse_size(input_size) if input_size else None,
+        )
+        if json:
+            emit_json(dataclasses.asdict(candidates))
+        else:
+            show_candidates(candidates)
+        return
     cuts = Cuts(frontier, groups, tuple(add or ()), tuple(drop or ()), scopes)
     found = inspect_model(
         path,

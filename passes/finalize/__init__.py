@@ -16,6 +16,7 @@ from onnxmtl.passes.finalize.batchnorm import FoldBatchNorm
 from onnxmtl.passes.finalize.check import CheckFinal
 from onnxmtl.passes.finalize.contract import ApplyOutputContract
 from onnxmtl.passes.finalize.dedup import DedupInitializers
+from onnxmtl.passes.finalize.fusion_units import FoldFusionUnits
 from onnxmtl.passes.finalize.metadata import WriteMetadata
 from onnxmtl.passes.finalize.order import OrderByLevel
 from onnxmtl.passes.finalize.training import DropTrainingOnly
@@ -27,6 +28,7 @@ __all__ = [
     "DedupInitializers",
     "DropTrainingOnly",
     "FoldBatchNorm",
+    "FoldFusionUnits",
     "OrderByLevel",
     "RemoveUnused",
     "WriteMetadata",
@@ -42,12 +44,13 @@ def finalize_passes(
     Args:
         tasks: The tasks, in the order of the model's outputs.
         input_spec: What the images are, JSON-able (layout, range, mean, scale, size, colour).
-        fold: Whether BatchNormalization is folded. Unfolded models are compared more tightly.
+        fold: Whether BatchNormalization is folded, and with it fusion units without an edge. Unfolded models are
+            compared more tightly.
         dedup_weights: See :class:`DedupInitializers`.
     """
     return [
         DropTrainingOnly(),
-        *([FoldBatchNorm()] if fold else []),
+        *([FoldBatchNorm(), FoldFusionUnits()] if fold else []),
         ApplyOutputContract(tasks, input_spec),
         DedupInitializers(weights=dedup_weights),
         RemoveUnused(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxmtl.ir import Diagnostic, Namer, Role, new_initializer, report, set_role, stamp
+from onnxmtl.ir import Diagnostic, Namer, Role, head_of, new_initializer, report, set_role, stamp
 from onnxmtl.ir.passes import InPlacePass, PassResult
 from onnxmtl.ops import spec
 
@@ -45,7 +45,8 @@ class InsertBatchNorm(InPlacePass):
     1 - ε, γ·(Wx - 0)/√(1 - ε + ε) + b = Wx + b. In evaluation nothing changes; training normalizes, and its running
     statistics become those of the data.
 
-    Left alone: convolutions on 1×1 maps (squeeze-and-excitation), where a batch has too few numbers to normalize.
+    Left alone: heads, and convolutions on 1×1 maps (squeeze-and-excitation), where a batch has too few numbers to
+    normalize.
 
     Requires: shapes are inferred. Ensures: the bias of such a convolution is gone; roles are set.
     """
@@ -103,6 +104,8 @@ def _left_alone(node: ir.Node) -> str | None:
     """Why a convolution gets no normalization: "" if it has one already, None if it gets one."""
     if any(_is_norm(user) for user in node.outputs[0].consumers()):
         return ""
+    if head_of(node) is not None:
+        return "it belongs to a head"
     if _bias(node) is None:
         return "it has no bias that is a weight, so no normalization was folded into it"
     shape = node.outputs[0].shape

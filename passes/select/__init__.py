@@ -8,6 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxmtl.ir.passes import IdentityEliminationPass, InPlacePass, PassBase, PassResult, RemoveUnusedNodesPass
+from onnxmtl.passes.select.fusion import JoinEdges
 from onnxmtl.passes.select.groups import ThawWeights, UntieGroups
 from onnxmtl.passes.select.merge import MergeEqualNodes
 from onnxmtl.passes.select.resolve import ResolveChoices
@@ -15,6 +16,7 @@ from onnxmtl.passes.select.statistics import SplitStatistics
 from onnxmtl.policy import Architecture
 
 __all__ = [
+    "JoinEdges",
     "MarkMultitask",
     "MergeEqualNodes",
     "ResolveChoices",
@@ -49,6 +51,7 @@ def select_passes(architecture: Architecture) -> list[PassBase]:
         IdentityEliminationPass(),
         RemoveUnusedNodesPass(),
         MergeEqualNodes(),
+        JoinEdges(),
         SplitStatistics(),
         MarkMultitask(architecture),
     ]
