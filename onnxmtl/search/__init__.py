@@ -1,7 +1,7 @@
 """The search engine: recipes, relaxations, regularizers."""
 
 from onnxmtl.search import recipes as _builtin
-from onnxmtl.search.ablations import ABLATIONS, without
+from onnxmtl.search.ablations import ABLATIONS, relaxed, without
 from onnxmtl.search.presets import PRESETS, Preset, StagePreset, apply_preset, preset_named, register_preset
 from onnxmtl.search.recipe import (
     RECIPES,
@@ -35,6 +35,7 @@ __all__ = [
     "register_preset",
     "register_recipe",
     "register_regularizer",
+    "relaxed",
     "variants_of",
     "without",
 ]

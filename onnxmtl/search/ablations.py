@@ -1,9 +1,10 @@
-"""A recipe with a part left out, to see what the part is good for."""
+"""A recipe with a part left out or replaced, to see what the part is good for."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Literal
 
 from onnxmtl.errors import RunError
 from onnxmtl.search.recipe import Recipe
@@ -12,11 +13,12 @@ from onnxmtl.search.recipe import Recipe
 _LOSSES = {
     "sparsity": ("sparsity",),
     "sharing": ("sharing", "adashare_sharing"),
+    "entropy": ("entropy",),
     "cost": ("multiply_adds", "parameters", "bmtas_released", "latency", "budget"),
 }
 COSTS = _LOSSES["cost"]
 """Regularizers that pull towards low costs."""
-ABLATIONS = ("regularizer", "curriculum", "warm-up", *_LOSSES)
+ABLATIONS = ("regularizer", "curriculum", "warm-up", "networks", *_LOSSES)
 
 
 def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
@@ -25,8 +27,9 @@ def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
     Args:
         recipe: The whole recipe.
         names: ``regularizer`` (all that is added to the task losses), ``curriculum`` (all sites decide from the
-            start), ``warm-up`` (the stage of that name; the others stay as long as they are), ``sparsity``,
-            ``sharing``, ``cost`` (the regularizers of that kind).
+            start), ``warm-up`` (the stage of that name; the others stay as long as they are), ``networks`` (the stage
+            that trains every task's own network, likewise), ``sparsity``, ``sharing``, ``entropy``, ``cost`` (the
+            regularizers of that kind).
 
     Raises:
         RunError: An unknown name, or the recipe has no such part.
@@ -45,9 +48,28 @@ def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
     if "warm-up" in wanted:
         stages = tuple(stage for stage in recipe.stages if stage.name != "warm-up")
         recipe = dataclasses.replace(recipe, stages=stages)
+    if "networks" in wanted:
+        stages = tuple(stage for stage in recipe.stages if stage.relaxation != "separate")
+        recipe = dataclasses.replace(recipe, stages=stages)
     gone = {loss for name in wanted for loss in _LOSSES.get(name, ())}
     kept = {} if "regularizer" in wanted else {n: w for n, w in recipe.regularizers.items() if n not in gone}
     return dataclasses.replace(recipe, regularizers=kept)
+
+
+def relaxed(recipe: Recipe, relaxation: Literal["softmax", "gumbel", "hard-gumbel"]) -> Recipe:
+    """The recipe with another relaxation in the stages that train its policy; all else stays.
+
+    Raises:
+        RunError: It trains no policy.
+    """
+    if not any(stage.policy is not None for stage in recipe.stages):
+        msg = f"recipe {recipe.title!r} trains no policy, so it has no relaxation to replace by {relaxation!r}"
+        raise RunError(msg)
+    stages = tuple(
+        stage if stage.policy is None else dataclasses.replace(stage, relaxation=relaxation, policy_relaxation="")
+        for stage in recipe.stages
+    )
+    return dataclasses.replace(recipe, stages=stages)
 
 
 def _has(recipe: Recipe, name: str) -> bool:
@@ -55,6 +77,8 @@ def _has(recipe: Recipe, name: str) -> bool:
         return any(stage.curriculum is not None for stage in recipe.stages)
     if name == "warm-up":
         return any(stage.name == "warm-up" for stage in recipe.stages)
+    if name == "networks":
+        return recipe.separates
     if name == "regularizer":
         return bool(recipe.regularizers)
     return any(loss in recipe.regularizers for loss in _LOSSES[name])

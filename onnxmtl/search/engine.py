@@ -25,9 +25,10 @@ from onnxmtl.search.relaxations import (
     logits_by_site,
     own_branch_draw,
     shared_draw,
+    softmax_weights,
 )
 from onnxmtl.search.setting import TRAIN_STREAM, Losses, Setting, figures, seed_dropout
-from onnxmtl.search.training import train_weights
+from onnxmtl.search.training import rates, train_weights
 from onnxmtl.train.history import History
 from onnxmtl.train.loop import Listener, fit
 from onnxmtl.train.optimizers import build_optimizer, set_lr
@@ -40,6 +41,7 @@ CERTAIN = 30.0
 """By how much the logit of an option that is always taken is above the others': no draw will take them."""
 
 _COSTS = 50  # times that the expected cost is told in one stage
+_DECIDING = ("softmax", "gumbel", "hard-gumbel")  # relaxations in which the policy decides
 
 
 class SearchStage:
@@ -77,7 +79,7 @@ class SearchStage:
     ) -> None:
         self.module, self.table, self.recipe, self.stage = module, table, recipe, stage
         self.setting, self.steps = setting, steps
-        self.losses = Losses(module, setting, weighting)
+        self.losses = Losses(module, setting, weighting, recipe.penalties if stage.weights else None)
         weights_of = dict(recipe.regularizers)
         options = {name: dict(settings) for name, settings in recipe.regularizer_options.items()}
         if "budget" in weights_of:
@@ -95,7 +97,9 @@ class SearchStage:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         if stage.weights is not None:
             heads = module.parameters_with(Role.HEAD)
-            self.optimizers["weights"] = build_optimizer(stage.weights, others, heads=heads, undecayed=added)
+            self.optimizers["weights"] = build_optimizer(
+                stage.weights, others, heads=heads, undecayed=added, factors=rates(module, stage.weights)
+            )
         if stage.policy is not None and policy:
             self.optimizers["policy"] = build_optimizer(stage.policy, policy)
         train = setting.data.train
@@ -175,10 +179,11 @@ class SearchStage:
         for parameter in self.logits:
             parameter.requires_grad_(part == "policy")
         told = {f"lr/{part}": lr}
-        if self.stage.relaxation in ("gumbel", "hard-gumbel"):
+        relaxation = self.stage.relaxation_of(part)
+        if relaxation in ("gumbel", "hard-gumbel"):
             told["temperature"] = self.schedule.temperature_at(number)
-            if self.stage.curriculum is not None:
-                told["active"] = float(len(self.active(number)))
+        if self.stage.curriculum is not None and relaxation in _DECIDING:
+            told["active"] = float(len(self.active(number)))
         if self.stage.sequential in (True, part):
             for task in self.setting.tasks.names:
                 told |= self._update(number, part, task)
@@ -246,26 +251,28 @@ class SearchStage:
             return shared_draw(self.module)
         if self.stage.relaxation == "own-branch":
             return own_branch_draw(self.module, self.table.tasks)
-        draw = self._sample(number, "gumbel")
-        return harden(draw) if self.stage.relaxation == "hard-gumbel" and part == "weights" else draw
+        relaxation = self.stage.relaxation_of(part)
+        draw = self._sample(number, "gumbel", relaxation)
+        return harden(draw) if relaxation == "hard-gumbel" and part == "weights" else draw
 
     def view(self, number: int, draw: Draw, tasks: Sequence[str]) -> PolicyView:
         """The policy as regularizers see it in step `number`, in which `tasks` learn."""
         if self.stage.sample == "fresh":
-            draw = self._sample(number, "regularizer")
+            draw = self._sample(number, "regularizer", self.stage.relaxation_of("policy"))
         return PolicyView(
-            by_site(self.table, draw, tasks), logits_by_site(self.table, self.module, tasks), self.active(number)
+            by_site(self.table, draw, tasks),
+            logits_by_site(self.table, self.module, tasks),
+            self.active(number),
+            number / max(self.steps - 1, 1),
         )
 
-    def _sample(self, number: int, stream: str) -> Draw:
-        weights = gumbel_weights(
-            self.module,
-            self.schedule.temperature_at(number),
-            seed=self.setting.seed,
-            stage=self.stage.name,
-            step=number,
-            stream=stream,
-        )
+    def _sample(self, number: int, stream: str, relaxation: str) -> Draw:
+        if relaxation == "softmax":
+            weights = softmax_weights(self.module)
+        else:
+            temperature = self.schedule.temperature_at(number)
+            seed, stage = self.setting.seed, self.stage.name
+            weights = gumbel_weights(self.module, temperature, seed=seed, stage=stage, step=number, stream=stream)
         deciding = set(self.active(number))
         return decided(weights, {site.id for site in self.table.sites if site.index not in deciding})
 

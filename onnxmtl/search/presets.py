@@ -142,4 +142,6 @@ def _optimizer(spec: OptimizerSpec, numbers: StagePreset) -> OptimizerSpec:
     if numbers.decay is not None:
         factor, every = numbers.decay
         return dataclasses.replace(changed, schedule="step", decay=factor, every=every)
-    return dataclasses.replace(changed, schedule="constant") if numbers.weight_lr else changed
+    if not numbers.weight_lr or changed.schedule == "poly":  # which falls over whatever number of steps there is
+        return changed
+    return dataclasses.replace(changed, schedule="constant")

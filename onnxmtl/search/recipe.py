@@ -24,9 +24,10 @@ _FIXED = {
     "average": "an average of all options",
     "shared": "one trunk for all tasks",
     "own-branch": "a branch for every task",
+    "separate": "a network for every task",
 }
 
-Relaxation = Literal["average", "shared", "own-branch", "gumbel", "hard-gumbel", "selected"]
+Relaxation = Literal["average", "shared", "own-branch", "separate", "softmax", "gumbel", "hard-gumbel", "selected"]
 Reset = Literal["weights", "policy", "statistics"]
 
 
@@ -39,10 +40,14 @@ class Stage:
         share: Share of the run's steps it takes.
         relaxation: What Choices do: ``average`` (all options weigh the same), ``shared`` (option 0 everywhere, the one
             trunk runs once), ``own-branch`` (in the space ``branch`` every task takes the branch of its own number),
-            ``gumbel`` (a soft sample of the policy), ``hard-gumbel`` (a sample; one option runs, for
-            weight steps only), or ``selected``: the stage trains the selected model, after decoding.
+            ``softmax`` (the policy's probabilities themselves, without noise and temperature: DARTS), ``gumbel`` (a
+            soft sample of the policy: SNAS), ``hard-gumbel`` (a sample; one option runs, for weight steps only),
+            ``separate`` (there is no supermodel yet: every task trains a network of its own, which then takes its
+            place in the supermodel), or ``selected``: the stage trains the selected model, after decoding.
         weights: How weights are trained; None: they are not.
         policy: How the policy is trained; None: it is not.
+        policy_relaxation: What Choices do in policy steps, where it is another one: ``softmax`` or ``gumbel``
+            (MTL-NAS's code samples for weights and not for the policy).
         alternate: (policy steps, weight steps) of one cycle, if both are trained.
         temperature: Of the Gumbel softmax.
         holdout: Share of the training data kept for policy steps, where both are trained.
@@ -68,6 +73,7 @@ class Stage:
     relaxation: Relaxation
     weights: OptimizerSpec | None = None
     policy: OptimizerSpec | None = None
+    policy_relaxation: Literal["", "softmax", "gumbel"] = ""
     alternate: tuple[int, int] = (1, 1)
     temperature: Temperature = _ANNEALED
     holdout: float = 0.2
@@ -100,7 +106,9 @@ class Stage:
             return "it trains neither weights nor policy"
         if self.policy is not None and self.relaxation in _FIXED:
             return f"{_FIXED[self.relaxation]} teaches the policy nothing; take the relaxation 'gumbel'"
-        if min(self.temperature.start, self.temperature.end, self.temperature.ratio, self.temperature.every) <= 0:
+        if self.policy_relaxation and self.policy is None:
+            return f"it has the relaxation {self.policy_relaxation!r} for policy steps and trains no policy"
+        if not self.temperature.legal:
             return "its temperatures must be more than 0"
         if min(self.alternate) < 1 or not 0 <= self.holdout < 1:
             return "it needs one policy step and one weight step or more in turn, and a holdout from 0 to below 1"
@@ -115,6 +123,10 @@ class Stage:
         if self.reference < 0:
             return f"its reference is a number of steps, not {self.reference}"
         return ""
+
+    def relaxation_of(self, part: str) -> str:
+        """What Choices do in steps that train the ``policy``, or the ``weights``."""
+        return (self.policy_relaxation or self.relaxation) if part == "policy" else self.relaxation
 
     @property
     def alternates(self) -> bool:
@@ -173,6 +185,8 @@ class Recipe:
         crop: Height and width of training crops; 0: the data set's own.
         classes: Classes of the segmentation the preset is for; 0: the data set's.
         loss_weights: Kind of task -> weight of its loss; kinds that are not in it keep the run's.
+        penalties: Name -> weight, added to the loss of weight steps of the supermodel and of the selected model
+            (``onnxmtl.search.penalties``).
     """
 
     name: str
@@ -192,6 +206,7 @@ class Recipe:
     crop: int = 0
     classes: int = 0
     loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    penalties: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -210,7 +225,17 @@ class Recipe:
     @property
     def search_stages(self) -> tuple[Stage, ...]:
         """The stages that train the supermodel."""
+        return tuple(stage for stage in self.stages if stage.relaxation not in ("selected", "separate"))
+
+    @property
+    def early_stages(self) -> tuple[Stage, ...]:
+        """The stages before the architecture is decided: those of separate networks, and those of the supermodel."""
         return tuple(stage for stage in self.stages if stage.relaxation != "selected")
+
+    @property
+    def separates(self) -> bool:
+        """Whether a stage trains every task's own network."""
+        return any(stage.relaxation == "separate" for stage in self.stages)
 
     @property
     def holdout(self) -> float:
@@ -222,17 +247,30 @@ class Recipe:
         """The stage that trains the selected model."""
         return next((stage for stage in self.stages if stage.relaxation == "selected"), None)
 
+    @property
+    def trainer(self) -> Stage | None:
+        """The stage as which all that is compared with the found model is trained: its last one with weights."""
+        return self.final_stage or next((s for s in reversed(self.stages) if s.weights is not None), None)
+
     def without_search(self) -> Recipe:
         """The recipe for an architecture that is given: all steps train the selected model.
 
+        A stage of separate networks stays; all others' steps go to the stage of the selected model. A recipe without
+        one (it uses the search's weights as they are) trains it as its last stage trains weights.
+
         Raises:
-            RunError: It never trains the selected model.
+            RunError: It trains no weights.
         """
-        final = self.final_stage
-        if final is None:
-            msg = f"recipe {self.name!r} does not train the selected model, so it cannot train a given architecture"
+        final = self.trainer
+        if final is None or final.weights is None or final.relaxation == "separate":
+            msg = f"recipe {self.name!r} trains no weights, so it cannot train a given architecture"
             raise RunError(msg)
-        return dataclasses.replace(self, stages=(dataclasses.replace(final, share=1.0),), regularizers={})
+        before = tuple(stage for stage in self.stages if stage.relaxation == "separate")
+        if final.relaxation != "selected":
+            final = Stage("train", 1.0, "selected", weights=final.weights, sequential=bool(final.sequential),
+                          reference=final.reference)  # fmt: skip
+        share = 1.0 - sum(stage.share for stage in before)
+        return dataclasses.replace(self, stages=(*before, dataclasses.replace(final, share=share)), regularizers={})
 
     def weight_steps(self, total: int) -> int:
         """Weight updates the found model has behind it after a run of `total` steps."""

@@ -30,6 +30,7 @@ class PolicyView:
             for sure (it is not there, or the site does not decide yet) it is a constant one-hot row.
         logits: Of all sites, those that do not decide yet included; zeros for tasks that are not there.
         active: Indices of the sites that decide, ascending.
+        progress: How much of the stage is over, in [0, 1].
 
     Where tasks take steps in turn the rows of the others are constants, so that a regularizer, which is always that of
     all tasks, gives the task whose turn it is its own part of the gradient.
@@ -38,6 +39,7 @@ class PolicyView:
     sample: Sequence[torch.Tensor]
     logits: Sequence[torch.Tensor]
     active: tuple[int, ...]
+    progress: float = 1.0
 
     @functools.cached_property
     def probabilities(self) -> tuple[torch.Tensor, ...]:
@@ -189,6 +191,46 @@ def adashare_sharing(table: SiteTable, form: str = "paper") -> Regularizer:
             distances = (alpha[:, None] - alpha[None, :]).abs().sum()  # every pair twice
             total = total + factor * (distances if paper else distances / 2)
         return total
+
+    return value
+
+
+# MTL-NAS
+
+
+@register_regularizer("entropy")
+def entropy(table: SiteTable, rise: float = 0.0) -> Regularizer:
+    """MTL-NAS Eq. 12, 13: how undecided the policy is. Mean over tasks of the mean over a task's sites of H(p).
+
+    H(p) = −Σ_o p(o) · ln p(o) in nats, p the policy itself, without noise and temperature. Over the sites that decide,
+    and the tasks that come by one. (The paper divides by the number of all edges; the code takes the mean per network
+    and averages these, as here. They are equal where all networks have as many edges.)
+
+    Args:
+        table: The sites.
+        rise: Share of the stage in which the weight rises from 0 to what it is, linearly; 0: it is there at once, as in
+            the paper. Near p = 1/2 the entropy pushes away from wherever the first noisy steps have gone; while it
+            rises the tasks decide where to.
+
+    Raises:
+        RunError: `rise` is no share.
+    """
+    if not 0 <= rise <= 1:
+        msg = f"regularizer 'entropy' rises over a share of the stage, 0 to 1, not {rise}"
+        raise RunError(msg)
+    rows = [_rows(site, table) for site in table.sites]
+
+    def value(view: PolicyView) -> torch.Tensor:
+        terms: dict[int, list[torch.Tensor]] = {}
+        for index in view.active:
+            logs = functional.log_softmax(view.logits[index], -1)
+            each = -(logs.exp() * logs).sum(-1)
+            for task in rows[index]:
+                terms.setdefault(task, []).append(each[task])
+        if not terms:
+            return view.zero()
+        mean = torch.stack([torch.stack(terms[task]).mean() for task in sorted(terms)]).mean()
+        return mean * (min(view.progress / rise, 1.0) if rise else 1.0)
 
     return value
 

@@ -1,4 +1,10 @@
-"""How a policy becomes a draw: averages and Gumbel-softmax samples, each a function of (seed, stage, step)."""
+"""How a policy becomes a draw: averages, probabilities and Gumbel-softmax samples.
+
+All are functions of (logits, seed, stage, step). Where a site has two options, such as an edge that is there or cut,
+the softmax is the sigmoid of the logits' difference a, and the Gumbel-softmax sample σ((a + L) / τ) with L logistic:
+the relaxed Bernoulli distribution of the Concrete paper, MTL-NAS Eq. 6. (Its log α stands for the log-odds: with τ → 0
+the sample is 1 with probability σ(a), as the text below that equation says it has to be.)
+"""
 
 from __future__ import annotations
 
@@ -41,6 +47,11 @@ def own_branch_draw(module: LoweredModule, tasks: Sequence[str]) -> Draw:
             raise RunError(msg)
         options[site, task] = names.index(wanted)
     return Draw(options=options)
+
+
+def softmax_weights(module: LoweredModule) -> dict[SiteTask, torch.Tensor]:
+    """softmax(logits), for every (site, task); differentiable in the logits (DARTS; MTL-NAS Eq. 5)."""
+    return {key: torch.softmax(module.weight(name), -1) for key, name in module.logits.items()}
 
 
 def gumbel_weights(

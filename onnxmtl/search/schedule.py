@@ -24,24 +24,36 @@ class Temperature:
     Attributes:
         start: At the first step.
         end: At the last step; not used by ``decay``.
-        shape: ``exponential`` (equal ratios), ``linear`` (equal differences), or ``decay``: times `ratio` after every
-            `every` units, as the released codes do.
+        shape: ``exponential`` (equal ratios), ``linear`` (equal differences), ``polynomial``: `end` + (`start` −
+            `end`) · (1 − step/steps)^`power`, which the last step does not quite bring to `end` (MTL-NAS), or
+            ``decay``: times `ratio` after every `every` units, as the released codes do.
         ratio: Of ``decay``.
         every: Of ``decay``.
         unit: Of `every`: policy ``step`` s (AutoMTL), or ``turn`` s, finished runs of policy steps (AdaShare).
+        power: Of ``polynomial``.
     """
 
     start: float = 5.0
     end: float = 0.1
-    shape: Literal["exponential", "linear", "decay"] = "exponential"
+    shape: Literal["exponential", "linear", "polynomial", "decay"] = "exponential"
     ratio: float = 0.965
     every: int = 1
     unit: Literal["step", "turn"] = "step"
+    power: float = 2.0
+
+    @property
+    def legal(self) -> bool:
+        """Whether it is more than 0 all the time; a polynomial may end at 0, where no step is."""
+        lowest = min(self.start, self.ratio, self.every, self.power)
+        return lowest > 0 and (self.end > 0 or (self.end == 0 and self.shape == "polynomial"))
 
     def at(self, step: float, steps: float, done: float = 0) -> float:
         """Temperature of step `step` (from 0) of `steps`, `done` units of the policy's training being over."""
         if self.shape == "decay":
             return max(self.start * self.ratio ** math.floor(done / self.every), _COLDEST)
+        if self.shape == "polynomial":
+            left = max(1.0 - step / steps, 0.0)
+            return max(self.end + (self.start - self.end) * math.pow(left, self.power), _COLDEST)
         share = min(step / (steps - 1), 1.0) if steps > 1 else 1.0
         if self.shape == "linear":
             return self.start + (self.end - self.start) * share

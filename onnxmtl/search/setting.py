@@ -17,6 +17,7 @@ from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering import Draw, LoweredModule, together
 from onnxmtl.lowering.agreement import agreed
 from onnxmtl.runs import derive_seed
+from onnxmtl.search.penalties import penalties
 from onnxmtl.train.objective import Objective
 from onnxmtl.train.weighting import Weighting, WeightingSpec, make_weighting, parse_weighting
 
@@ -102,10 +103,19 @@ class Losses:
         setting: Tasks and device.
         weighting: How the tasks' losses are weighed: a specification, its text (``dwa,temperature=1``), or None for the
             weights of the tasks alone.
+        penalized: Penalty -> weight (:mod:`onnxmtl.search.penalties`): added in every backward pass of a weight step,
+            whatever the weighting makes of the losses.
     """
 
-    def __init__(self, module: LoweredModule, setting: Setting, weighting: WeightingSpec | str | None) -> None:
+    def __init__(
+        self,
+        module: LoweredModule,
+        setting: Setting,
+        weighting: WeightingSpec | str | None,
+        penalized: Mapping[str, float] | None = None,
+    ) -> None:
         self.module, self.setting = module, setting
+        self.penalties = penalties(penalized or {}, module)
         self.objective = Objective(setting.tasks)
         spec = parse_weighting(weighting) if isinstance(weighting, str) else weighting or WeightingSpec()
         self.weighting: Weighting = make_weighting(spec, setting.tasks)
@@ -127,11 +137,16 @@ class Losses:
         return [parameter for name, parameter in self.module.parameters_with().items() if readers[name] > 1]
 
     def backward(self, losses: Mapping[str, torch.Tensor], step: int, steps: int) -> dict[str, float]:
-        """The backward pass of a weight step, as the weighting does it; its figures."""
+        """The backward pass of a weight step, as the weighting does it, and of the penalties; their figures."""
         shared = [parameter for parameter in self.shared if parameter.requires_grad]
         told = self.weighting.backward(
             losses, shared=shared, backward=self.setting.fabric.backward, step=step, steps=steps
         )
+        for weight, name, function in self.penalties:
+            value = function()
+            told |= figures("penalty", {name: value}, "training", step, steps)
+            if value.requires_grad:
+                self.setting.fabric.backward(together.once(weight * value))
         # What the weighting trains itself follows from the losses, and is the same in all processes already.
         together.sum_gradients(p for p in self.module.parameters_with().values() if p.requires_grad)
         return told

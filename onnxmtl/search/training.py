@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from onnxmtl import ops
 from onnxmtl.ir import Role
 from onnxmtl.lowering import LoweredModule
 from onnxmtl.runs import Checkpoints
@@ -27,6 +28,7 @@ def train_weights(
     reference: int = 0,
     weighting: WeightingSpec | str | None = None,
     per_task: bool = False,
+    penalized: Mapping[str, float] | None = None,
     checkpoints: Checkpoints | None = None,
     listener: Listener | None = None,
 ) -> History:
@@ -43,20 +45,21 @@ def train_weights(
         reference: Steps that the decays of `spec` refer to; 0: `steps`.
         weighting: How the tasks' losses are weighed.
         per_task: The learning rate of every weight is divided by the number of tasks that use it (BMTAS).
+        penalized: Penalty -> weight, see :mod:`onnxmtl.search.penalties`.
         checkpoints: For resuming.
         listener: Progress.
 
     Returns:
         Losses and learning rates over the steps.
     """
-    losses = Losses(module, setting, weighting)
+    losses = Losses(module, setting, weighting, penalized)
     parameters = {**module.parameters_with(), **losses.weighting.parameters()}
     optimizer = build_optimizer(
         spec,
         parameters,
         heads=module.parameters_with(Role.HEAD),
         undecayed=losses.weighting.parameters(),
-        factors=shares(module) if per_task else None,
+        factors=rates(module, spec, per_task=per_task),
     )
     whole = reference or steps
 
@@ -85,6 +88,21 @@ def train_weights(
                   every=setting.checkpoint_every, listener=listener, also=losses.weighting)  # fmt: skip
     module.eval()
     return history
+
+
+def rates(module: LoweredModule, spec: OptimizerSpec, *, per_task: bool = False) -> dict[str, float]:
+    """Weight -> what its learning rate is multiplied by, where it is not 1.
+
+    Args:
+        module: The model.
+        spec: Its factors by role, and for biases.
+        per_task: Divided by the number of tasks that use the weight, too.
+    """
+    biases = {str(value.name) for node in module.nodes for slot, value in ops.weight_slots(node) if slot.name == "bias"}
+    found = shares(module) if per_task else {}
+    for name in module.parameters_with():
+        found[name] = found.get(name, 1.0) * spec.factor_of(module.roles[name], bias=name in biases)
+    return {name: factor for name, factor in found.items() if factor != 1.0}
 
 
 def shares(module: LoweredModule) -> dict[str, float]:

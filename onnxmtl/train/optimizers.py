@@ -10,6 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from onnxmtl.ir.roles import Role
+
+BIAS = ".bias"
+"""Behind the name of a role: its biases alone."""
+_ROLES = tuple(role.value for role in Role if role not in (Role.LOGITS, Role.STATISTIC))  # what weight steps train
 _POLY = 0.9  # power of the schedule "poly"
 
 
@@ -29,6 +34,8 @@ class OptimizerSpec:
         every: Steps between the drops of ``step``; needed for it.
         drops: How many drops of ``step`` there are at most; 0: no end.
         head_lr: Learning rate of the heads at the start, where it is another one; 0: `lr`.
+        factors: What the learning rates of some weights are multiplied by: the role of an initializer (``fusion``:
+            100), or that of biases alone (``head.bias``: 20).
     """
 
     name: Literal["adam", "sgd"] = "adam"
@@ -41,11 +48,24 @@ class OptimizerSpec:
     every: int = 0
     drops: int = 0
     head_lr: float = 0.0
+    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, factor in self.factors.items():
+            if name.removesuffix(BIAS) not in _ROLES:
+                msg = f"learning rates have factors by role ({', '.join(_ROLES)}) or role{BIAS}, not {name!r}"
+                raise ValueError(msg)
+            if not (math.isfinite(factor) and factor >= 0):
+                msg = f"the factor of the learning rate of {name!r} must be a number of 0 or more, not {factor}"
+                raise ValueError(msg)
         if self.schedule == "step" and self.every < 1:
             msg = f"the schedule 'step' needs the steps between its drops, every={self.every}"
             raise ValueError(msg)
+
+    def factor_of(self, role: Role, *, bias: bool = False) -> float:
+        """What the learning rate of a weight of that role is multiplied by; `bias`: it is added by its operator."""
+        of_role = self.factors.get(role.value, 1.0)
+        return self.factors.get(f"{role.value}{BIAS}", of_role) if bias else of_role
 
     def lr_at(self, step: float, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnxmtl.errors import RunError
-from onnxmtl.search import ABLATIONS, recipe_named, recipe_names, variants_of, without
+from onnxmtl.search import ABLATIONS, recipe_named, recipe_names, relaxed, variants_of, without
 
 EVERY = [recipe_named(name, variant) for name in recipe_names() for variant in ("", *variants_of(name))]
 # Recipe, name -> regularizers that are left; None: refused.
@@ -17,6 +17,9 @@ LEFT = {
 }
 LEFT |= {f"adashare ({variant})": LEFT["adashare"] for variant in ("paper", "released")}
 LEFT |= {title: {"regularizer": set(), "cost": set()} for title in ("bmtas", "bmtas (paper)", "bmtas (released)")}
+SEARCHED = ("mtlnas", "mtlnas (stochastic)", "mtlnas (paper)", "mtlnas (released)")
+LEFT |= {title: {"regularizer": set(), "entropy": set()} for title in SEARCHED}
+OWN_NETWORKS = ("mtlnas", "cross-stitch", "sluice", "nddr")
 
 
 def differences(a, b) -> set[str]:
@@ -40,6 +43,11 @@ def test_what_an_ablation_changes(recipe, name):
     elif name == "warm-up" and recipe.name in ("adashare", "bmtas"):
         changed = without(recipe, ["warm-up"])
         assert changed.stages == recipe.stages[1:] and recipe.stages[0].name == "warm-up"
+        assert changed.regularizers == recipe.regularizers
+        return
+    elif name == "networks" and recipe.name in OWN_NETWORKS:
+        changed = without(recipe, ["networks"])
+        assert changed.stages == recipe.stages[1:] and recipe.stages[0].relaxation == "separate"
         assert changed.regularizers == recipe.regularizers
         return
     else:
@@ -68,3 +76,15 @@ def test_several_at_once_in_any_order():
 def test_an_unknown_name():
     with pytest.raises(RunError, match="cannot leave out 'x'; what can be left out: regularizer, curriculum"):
         without(recipe_named("automtl"), ["x"])
+
+
+def test_another_relaxation():
+    released = recipe_named("mtlnas", "released")
+    assert (released.stages[1].relaxation, released.stages[1].policy_relaxation) == ("gumbel", "softmax")
+    changed = relaxed(released, "softmax")
+    assert differences(released, changed) == {"search.relaxation", "search.policy_relaxation"}
+    assert (changed.stages[1].relaxation, changed.stages[1].policy_relaxation) == ("softmax", "")
+    automtl = recipe_named("automtl")
+    assert differences(automtl, relaxed(automtl, "softmax")) == {"policy-train.relaxation"}
+    with pytest.raises(RunError, match="recipe 'nddr' trains no policy"):
+        relaxed(recipe_named("nddr"), "gumbel")

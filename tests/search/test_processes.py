@@ -118,6 +118,13 @@ def multitask(weighting: str, checkpoints=None, listener=None, **changes):
     return outcome(history, module)
 
 
+def penalized():
+    """A sluice network, whose subspaces are to be orthogonal: every process knows the whole penalty."""
+    module = double(build("sluice"))
+    history = train_weights(module, setting(), SPEC, STEPS, name="train", penalized={"orthogonality": 0.1})
+    return outcome(history, module)
+
+
 def search(name: str, variant: str, which: str, checkpoints=None, listener=None):
     """A stage of a recipe, with its regularizers."""
     recipe = recipe_named(name, variant)
@@ -155,7 +162,7 @@ def everything(folder: Path):
             if together.rank() == 0:
                 listener = functools.partial(keep, source=source, target=target)
         found[" ".join(("search", *names))] = search(*names, checkpoints=states, listener=listener)
-    return found | {"disjoint": disjoint()}
+    return found | {"disjoint": disjoint(), "penalized": penalized()}
 
 
 def keep(done: int, steps: int, figures, *, source: Path, target: Path) -> None:
@@ -217,9 +224,12 @@ def trained():
         yield single, first, second, resumed(path / "two")
 
 
-NAMES = (
-    [f"weighting {name}" for name in WEIGHTINGS] + [" ".join(("search", *names)) for names in SEARCHES] + ["disjoint"]
-)
+NAMES = [
+    *(f"weighting {name}" for name in WEIGHTINGS),
+    *(" ".join(("search", *names)) for names in SEARCHES),
+    "disjoint",
+    "penalized",
+]
 
 
 def same(found, expected) -> None:

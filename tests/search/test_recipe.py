@@ -58,14 +58,16 @@ def test_describe_is_json_and_tells_recipes_apart():
         recipe_named(name, variant, preset)
         for name in recipe_names()
         for variant in ("", *variants_of(name))
-        for preset in ("", *PRESETS[name, variant])
+        for preset in ("", *PRESETS.get((name, variant), {}))
     ]
     texts = {json.dumps(recipe.describe(), sort_keys=True) for recipe in everything}
     assert len(texts) == len(everything) >= 6 * 5
 
 
 def test_names():
-    with pytest.raises(RunError, match=r"unknown recipe 'nope'; there are: adashare, automtl, bmtas, treemtl$"):
+    with pytest.raises(
+        RunError, match=r"unknown recipe 'nope'; there are: adashare, automtl, bmtas, cross-stitch, .*, treemtl$"
+    ):
         recipe_named("nope")
     with pytest.raises(
         RunError, match=r"unknown recipe 'automtl-paper'; .*; say recipe 'automtl' and variant 'paper'$"
@@ -109,6 +111,8 @@ def test_loss_weights_of_a_preset_do_not_replace_the_users():
         ({"relaxation": "shared"}, "teaches the policy nothing"),
         ({"relaxation": "selected"}, "no policy left"),
         ({"temperature": Temperature(5.0, 0.0)}, "temperatures"),
+        ({"relaxation": "separate"}, "a network for every task teaches the policy nothing"),
+        ({"policy": None, "policy_relaxation": "softmax"}, "trains no policy"),
         ({"temperature": Temperature(5.0, shape="decay", ratio=0.0)}, "temperatures"),
         ({"alternate": (0, 1)}, "one policy step"),
         ({"holdout": 1.0}, "holdout"),

@@ -428,7 +428,7 @@ def test_a_table_without_sites():
 
 def test_names():
     _, table = supermodel(small_resnet())
-    known = "adashare_sharing, bmtas_released, budget, latency, multiply_adds, parameters, sharing, sparsity"
+    known = "adashare_sharing, bmtas_released, budget, entropy, latency, multiply_adds, parameters, sharing, sparsity"
     with pytest.raises(RunError, match=f"unknown regularizer 'x'; there are: {known}"):
         regularizer("x", table)
     with pytest.raises(RunError, match=r"'sharing' does not take the settings \{'form': 'x'\}"):
@@ -445,3 +445,89 @@ def test_too_many_tasks_are_told_at_once():
     with pytest.raises(ModelError, match="up to 12"):
         regularizer("multiply_adds", table)
     regularizer("sharing", table)
+
+
+# MTL-NAS
+
+
+def literally_entropy(table, logits):
+    """Mean over tasks of the mean over their sites of −Σ p ln p, in plain Python."""
+    means = []
+    for t in range(len(table.tasks)):
+        terms = []
+        for site, row in zip(table.sites, logits, strict=True):
+            if not site.tasks or t in site.tasks:
+                e = [math.exp(float(x)) for x in row[t].detach()]
+                terms.append(-sum(x / sum(e) * math.log(x / sum(e)) for x in e))
+        if terms:
+            means.append(sum(terms) / len(terms))
+    return sum(means) / len(means)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_entropy_is_eq_12(seed):
+    _, table = supermodel(random_model(seed, tasks=3) if seed else small_resnet())
+    logits = logits_of(table, seed)
+    value = regularizer("entropy", table)(view(table, soft_sample(table, seed), logits=logits))
+    assert float(value.detach()) == pytest.approx(literally_entropy(table, logits), rel=1e-12)
+
+
+def test_entropy_of_tasks_that_do_not_come_by_everywhere():
+    b = GraphBuilder()
+    early = b.block(b.image, 4, name="stem")
+    late = b.block(b.block(early, 4), 4)
+    heads = {"near": early, "far": late, "further": late}
+    _, table = supermodel(b.heads(heads, dict.fromkeys(heads, 1)))
+    assert any(site.tasks == (1, 2) for site in table.sites)
+    logits = logits_of(table, 0)
+    value = regularizer("entropy", table)(view(table, soft_sample(table, 0), logits=logits))
+    value.backward()
+    assert float(value.detach()) == pytest.approx(literally_entropy(table, logits), rel=1e-12)
+    for site, row in zip(table.sites, logits, strict=True):
+        assert (site.tasks == (1, 2)) == (float(row.grad[0].abs().max()) == 0)
+
+
+def test_the_entropy_of_an_edge_and_its_slope():
+    """H(p) of p = σ(a), a the difference of two logits: −p ln p − (1 − p) ln(1 − p), and dH/da = −a p (1 − p)."""
+    model = GraphBuilder()
+    x = model.residual(model.block(model.image, 4, name="stem"), 4)
+    graph = model.heads(x, {"seg": 3, "depth": 1})
+    SelectOrSkip()(graph)
+    table = site_table(graph)
+    assert len(table.sites) == 1
+    for a in (-3.0, -0.1, 0.0, 0.4, 2.0):
+        logits = [torch.tensor([[a, 0.0], [a, 0.0]], dtype=torch.float64, requires_grad=True)]
+        value = regularizer("entropy", table)(view(table, [], logits=logits, active=(0,)))
+        value.backward()
+        p = 1 / (1 + math.exp(-a))
+        assert float(value.detach()) == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), rel=1e-12)
+        assert float(logits[0].grad[0, 0]) == pytest.approx(-a * p * (1 - p) / 2, abs=1e-12)  # a mean of two tasks
+
+
+def test_entropy_of_sure_and_of_waiting_sites():
+    _, table = supermodel(small_resnet())
+    sure = [torch.zeros(2, len(site.options), dtype=torch.float64) for site in table.sites]
+    for row in sure:
+        row[:, 0] = 1e4
+        row.requires_grad_()
+    value = regularizer("entropy", table)(view(table, [], logits=sure))
+    value.backward()
+    assert float(value.detach()) == 0 and all(bool(torch.isfinite(row.grad).all()) for row in sure)
+    logits = logits_of(table, 3)
+    last = len(table.sites) - 1
+    alone = regularizer("entropy", table)(view(table, [], logits=logits, active=(last,)))
+    p = torch.softmax(logits[last].detach(), -1)
+    assert float(alone.detach()) == pytest.approx(float(-(p * p.log()).sum(-1).mean()), rel=1e-12)
+    assert float(regularizer("entropy", table)(view(table, [], logits=logits, active=()))) == 0
+
+
+def test_entropy_rises():
+    _, table = supermodel(small_resnet())
+    logits = logits_of(table, 1)
+    whole = float(regularizer("entropy", table)(view(table, [], logits=logits)).detach())
+    rising = regularizer("entropy", table, {"rise": 0.5})
+    for progress, factor in ((0.0, 0.0), (0.1, 0.2), (0.5, 1.0), (1.0, 1.0)):
+        seen = PolicyView([], logits, tuple(range(len(table.sites))), progress)
+        assert float(rising(seen).detach()) == pytest.approx(factor * whole, rel=1e-12)
+    with pytest.raises(RunError, match="rises over a share of the stage, 0 to 1, not 2"):
+        regularizer("entropy", table, {"rise": 2})

@@ -10,7 +10,7 @@ from helpers.graphs import GraphBuilder, small_resnet
 from onnxmtl.analysis.sites import site_table
 from onnxmtl.ir import Role
 from onnxmtl.lowering import Draw, to_torch
-from onnxmtl.passes.spaces import Vcn
+from onnxmtl.passes.spaces import SelectOrSkip, Vcn
 from onnxmtl.search.relaxations import (
     average_draw,
     by_site,
@@ -19,6 +19,7 @@ from onnxmtl.search.relaxations import (
     harden,
     logits_by_site,
     shared_draw,
+    softmax_weights,
 )
 
 
@@ -187,3 +188,64 @@ def test_logits_by_site():
             name = module.logits.get((site.id, task))
             expected = torch.zeros(len(site.options)) if name is None else module.weight(name).detach()
             assert torch.equal(row[t].detach(), expected.double())
+
+
+def test_softmax_is_the_policy_itself(module):
+    key = sorted(module.logits)[3]
+    logits = module.weight(module.logits[key])
+    before = logits.detach().clone()
+    try:
+        with torch.no_grad():
+            logits.copy_(torch.tensor([0.7, -0.4, 0.1]))
+        found = softmax_weights(module)
+        assert found.keys() == module.logits.keys() and equal(found, softmax_weights(module))
+        e = np.exp([0.7, -0.4, 0.1])
+        np.testing.assert_allclose(found[key].detach().numpy(), e / e.sum(), rtol=1e-6)
+        (slope,) = torch.autograd.grad(found[key][0], logits)
+        p = e / e.sum()
+        np.testing.assert_allclose(slope.numpy(), p[0] * (np.eye(3)[0] - p), rtol=1e-5)
+    finally:
+        with torch.no_grad():
+            logits.copy_(before)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """A supermodel whose sites have two options each."""
+    b = GraphBuilder()
+    x = b.block(b.image, 4, name="stem")
+    for _ in range(3):
+        x = b.residual(x, 4)
+    model = b.heads(x, {"seg": 3, "depth": 1})
+    SelectOrSkip()(model)
+    module = to_torch(model, dtype=torch.float64)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for name in module.logits.values():
+            module.weight(name).copy_(torch.from_numpy(rng.normal(size=2)))
+    return module
+
+
+def test_of_two_options_softmax_is_the_sigmoid_of_the_difference(pairs):
+    for key, p in softmax_weights(pairs).items():
+        p = p.detach()
+        one, other = pairs.weight(pairs.logits[key]).tolist()
+        assert float(p[0]) == pytest.approx(1 / (1 + np.exp(other - one)), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [2.0, 0.5, 0.1])
+def test_of_two_options_gumbel_is_the_relaxed_bernoulli(pairs, temperature):
+    """MTL-NAS Eq. 6: X = 1 / (1 + exp(−(a + L) / τ)), a the log-odds; L is read off a draw of other logits."""
+    other = {key: torch.zeros(2, dtype=torch.float64) for key in pairs.logits}
+    logits = {key: pairs.weight(name).detach().clone() for key, name in pairs.logits.items()}
+    with torch.no_grad():
+        for key, name in pairs.logits.items():
+            pairs.weight(name).copy_(other[key])
+        noise = {key: float((w[0] / w[1]).log()) for key, w in draw(pairs, step=5).items()}
+        for key, name in pairs.logits.items():
+            pairs.weight(name).copy_(logits[key])
+        found = draw(pairs, step=5, temperature=temperature)
+    for key, w in found.items():
+        a = float(logits[key][0] - logits[key][1])
+        assert float(w[0]) == pytest.approx(1 / (1 + np.exp(-(a + noise[key]) / temperature)), rel=1e-9, abs=1e-12)
+    assert len(set(noise.values())) == len(noise)

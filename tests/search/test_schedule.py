@@ -182,3 +182,37 @@ def test_drops_of_the_step_schedule():
     assert [spec.lr_at(i, 30) for i in (0, 9, 10, 19, 20, 29)] == pytest.approx([1, 1, 0.3, 0.3, 0.09, 0.09])
     with pytest.raises(ValueError, match="every=0"):
         OptimizerSpec(schedule="step")
+
+
+# MTL-NAS
+
+
+def test_mtlnas_code_temperature():
+    """methods.md 5.2: (1 − step/STEPS)², from 1 to 0, which no step has."""
+    search = recipe_named("mtlnas", "released", "nyuv2").stages[1]
+    schedule = search.schedule(40_000)
+    for step in (0, 1, 10_000, 39_999):
+        assert schedule.temperature_at(step) == pytest.approx(max((1 - step / 40_000) ** 2, 1e-6), rel=1e-9)
+    assert [search.schedule(10).temperature_at(i) for i in (0, 5, 9)] == pytest.approx([1.0, 0.25, 0.01])
+    assert pattern(search.schedule(6), 6) == "pwpwpw"
+    assert pattern(recipe_named("mtlnas", "paper").stages[1].schedule(6), 6) == "wpwpwp"
+
+
+def test_polynomial_temperature():
+    values = [Temperature(4.0, 1.0, "polynomial", power=1.0).at(step, 3) for step in range(3)]
+    assert values == pytest.approx([4.0, 3.0, 2.0])
+    assert Temperature(4.0, 1.0, "polynomial").at(9, 3) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("temperature", "legal"),
+    [
+        (Temperature(1.0, 0.0, "polynomial"), True),
+        (Temperature(1.0, 0.0), False),
+        (Temperature(1.0, -0.1, "polynomial"), False),
+        (Temperature(0.0, 0.0, "polynomial"), False),
+        (Temperature(1.0, 0.0, "polynomial", power=0.0), False),
+    ],
+)
+def test_temperatures_stay_above_zero(temperature, legal):
+    assert temperature.legal is legal

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from onnxmtl.ir import Role
 from onnxmtl.train.optimizers import OptimizerSpec, build_optimizer, set_lr
 
 
@@ -88,3 +89,25 @@ def test_one_group_where_nothing_differs():
     spec = OptimizerSpec(lr=0.1, head_lr=0.01)
     (only,) = build_optimizer(spec, {"head": parameters["head"]}, heads=["head"]).param_groups
     assert only["lr"] == pytest.approx(0.01)
+
+
+def test_factors_by_role():
+    """A bias has the factor of its role where it has none of its own."""
+    spec = OptimizerSpec(factors={"fusion": 100.0, "head": 10.0, "head.bias": 20.0})
+    assert [spec.factor_of(role) for role in (Role.FUSION, Role.HEAD, Role.BACKBONE)] == [100.0, 10.0, 1.0]
+    assert [spec.factor_of(role, bias=True) for role in (Role.FUSION, Role.HEAD, Role.BACKBONE)] == [100.0, 20.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ({"fc8": 10.0}, r"by role \(backbone, own, skip, head, fusion\) or role.bias, not 'fc8'"),
+        ({"logits": 2.0}, "not 'logits'"),
+        ({"bias": 2.0}, "not 'bias'"),
+        ({"head": -1.0}, "'head' must be a number of 0 or more"),
+        ({"head": math.nan}, "'head' must be a number of 0 or more"),
+    ],
+)
+def test_factors_that_mean_nothing(factors, words):
+    with pytest.raises(ValueError, match=words):
+        OptimizerSpec(factors=factors)
