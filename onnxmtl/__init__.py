@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxmtl.errors import OnnxMTLError as OnnxMTLError
     from onnxmtl.kinds import Task as Task
     from onnxmtl.kinds import TaskSet as TaskSet
+    from onnxmtl.workflows import BackboneSet as BackboneSet
     from onnxmtl.workflows import compile as compile
     from onnxmtl.workflows import load as load
     from onnxmtl.workflows import specialize as specialize
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BackboneSet": "onnxmtl.workflows",
     "OnnxMTLError": "onnxmtl.errors",
     "Task": "onnxmtl.kinds",
     "TaskSet": "onnxmtl.kinds",
@@ -32,6 +34,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BackboneSet",
     "OnnxMTLError",
     "Task",
     "TaskSet",

@@ -22,6 +22,7 @@ from onnxmtl.cli.console import (
     tell_run,
 )
 from onnxmtl.cli.importing import (
+    BACKBONE,
     BatchNorm,
     BatchNormOption,
     Dialect,
@@ -29,7 +30,6 @@ from onnxmtl.cli.importing import (
     FeaturesOption,
     InputSizeOption,
     OutputStrideOption,
-    WeightsOption,
     parse_size,
     split_names,
 )
@@ -47,12 +47,14 @@ from onnxmtl.cli.training_options import (
     ResumeOption,
     SearchInputSizeOption,
     SharedPrefixOption,
+    SpaceOption,
     TasksOption,
     TrainSizeOption,
     ValSizeOption,
     WeightingOption,
     parse_blocks,
     parse_options,
+    parse_space,
     parse_weights,
 )
 
@@ -87,6 +89,21 @@ class PolicySource(enum.StrEnum):
     RANDOM = "random"
 
 
+class Relaxed(enum.StrEnum):
+    """What Choices do while the policy is trained."""
+
+    SOFTMAX = "softmax"
+    GUMBEL = "gumbel"
+    HARD_GUMBEL = "hard-gumbel"
+
+
+class Heads(enum.StrEnum):
+    """Of networks that are given one per task."""
+
+    OWN = "own"
+    NEW = "new"
+
+
 class Retrain(enum.StrEnum):
     """The selected model's weights before its last stage."""
 
@@ -95,11 +112,20 @@ class Retrain(enum.StrEnum):
 
 
 def compile_command(
-    model: Annotated[Path, typer.Argument(help="The backbone: an .onnx or a .prototxt file.", metavar="MODEL")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The backbone, an .onnx or a .prototxt file; or one trained network per task, in the tasks' order.",
+            metavar="MODEL...",
+        ),
+    ],
     tasks: TasksOption,
     data: DataOption = "scenes",
     data_option: DataSettingsOption = None,
-    weights: WeightsOption = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="The .caffemodel of a .prototxt (repeatable, in their order).", rich_help_panel=BACKBONE),
+    ] = None,
     dialect: DialectOption = Dialect.AUTO,
     output: Annotated[
         Path | None,
@@ -110,7 +136,8 @@ def compile_command(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Search method: automtl, adashare, bmtas; treemtl trains a --layout.",
+            help="Search method: automtl, adashare, bmtas, mtlnas; cross-stitch, sluice, nddr and mtan are given "
+            "architectures; treemtl trains a --layout.",
             show_default="automtl, or treemtl with --layout",
             rich_help_panel=SEARCH,
         ),
@@ -126,7 +153,16 @@ def compile_command(
         list[str] | None,
         typer.Option(
             "--without",
-            help="Leave out regularizer, curriculum, warm-up, sparsity, sharing or cost (repeatable).",
+            help="Leave out regularizer, curriculum, warm-up, networks, sparsity, sharing, entropy or cost "
+            "(repeatable).",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    relaxation: Annotated[
+        Relaxed | None,
+        typer.Option(
+            help="Of the policy while it is learnt: softmax (its probabilities), gumbel (a soft sample), hard-gumbel.",
+            show_default="the recipe's",
             rich_help_panel=SEARCH,
         ),
     ] = None,
@@ -158,6 +194,14 @@ def compile_command(
     blocks: BlocksOption = None,
     at: AtOption = None,
     batchnorm: BatchNormOption = BatchNorm.KEEP,
+    heads: Annotated[
+        Heads | None,
+        typer.Option(
+            help="Of one network per task: keep their own heads, or attach new ones.",
+            show_default="own",
+            rich_help_panel=BACKBONE,
+        ),
+    ] = None,
     norm: Annotated[
         Norm | None, typer.Option(help="Normalization follows its operator, or is per task.", rich_help_panel=SEARCH)
     ] = None,
@@ -166,6 +210,7 @@ def compile_command(
         Granularity | None, typer.Option(help="One site per operator, or with activation.", rich_help_panel=SEARCH)
     ] = None,
     shared_prefix: SharedPrefixOption = None,
+    space_option: SpaceOption = None,
     regularizer: Annotated[
         list[str] | None,
         typer.Option(
@@ -237,7 +282,7 @@ def compile_command(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Turn one backbone and several tasks into one multi-task ONNX model.
+    """Turn one backbone, or a network per task, and several tasks into one multi-task ONNX model.
 
     Imports the backbone, builds a supermodel with every sharing pattern, searches it on data, trains what was found,
     emits model.onnx, checks it in ONNX Runtime and reports. A run that was stopped goes on with --resume and ends
@@ -245,6 +290,7 @@ def compile_command(
 
     Example: onnxmtl compile samples/backbones/resnet18-small.onnx --tasks seg=segmentation,depth,normals
     Example: onnxmtl compile net.onnx --tasks nyuv2.toml --data nyuv2:PATH --recipe adashare --budget "params<=0.6x"
+    Example: onnxmtl compile seg.onnx depth.onnx --tasks seg=segmentation,depth --recipe mtlnas
     """
     space: dict[str, Any] = {
         "norm": norm,
@@ -256,6 +302,7 @@ def compile_command(
     }
     size = parse_size(input_size) if input_size else (0, 0)
     search_size = parse_size(search_input_size, "--search-input-size") if search_input_size else (0, 0)
+    settings = parse_space(space_option or [])
     pulls, options = parse_weights(regularizer or []), parse_options(data_option or [])
     if resume and output is None:
         raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
@@ -270,6 +317,7 @@ def compile_command(
         variant=variant,
         preset=preset,
         without=split_names(without),
+        relaxation=relaxation.value if relaxation else "",
         policy=policy.value,
         budget=budget,
         weighting=weighting,
@@ -281,9 +329,10 @@ def compile_command(
         features=split_names(features),
         output_stride=output_stride,
         batchnorm=batchnorm.value,
+        heads=heads.value if heads else "",
         input_size=size,
         search_input_size=search_size,
-        space={k: getattr(v, "value", v) for k, v in space.items() if v is not None},
+        space={k: getattr(v, "value", v) for k, v in space.items() if v is not None} | settings,
         regularizers=pulls,
         samples=samples,
         shared_prefix=decode_prefix,
@@ -300,7 +349,7 @@ def compile_command(
         event_files(progress, None if follower else tensorboard) as observer,
     ):
         done = compile(
-            model,
+            models[0] if len(models) == 1 else models,
             tasks,
             config,
             weights=weights,

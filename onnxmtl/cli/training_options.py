@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
@@ -48,6 +49,14 @@ BlocksOption = Annotated[
 AtOption = Annotated[
     list[str] | None,
     typer.Option("--at", help="Trees branch behind these tensors (repeatable).", rich_help_panel=SEARCH),
+]
+SpaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--space-option",
+        help="NAME=VALUE of the search space, as own=0.9, within=2, edges=same-layer (repeatable).",
+        rich_help_panel=SEARCH,
+    ),
 ]
 SearchInputSizeOption = Annotated[
     str | None,
@@ -98,6 +107,21 @@ def parse_options(entries: list[str]) -> dict[str, str]:
             msg = f"--data-option takes NAME=VALUE, not {entry!r}"
             raise typer.BadParameter(msg)
         found[name.strip()] = value.strip()
+    return found
+
+
+def parse_space(entries: list[str]) -> dict[str, Any]:
+    """``["own=0.9", "edges=same-layer"]`` -> {"own": 0.9, "edges": "same-layer"}; values are JSON, or words."""
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        if not name or not equals:
+            msg = f"--space-option takes NAME=VALUE, as own=0.9, not {entry!r}"
+            raise typer.BadParameter(msg)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
     return found
 
 

@@ -42,6 +42,10 @@ class Task:
         class_weights: One weight per class in the cross-entropy, or nothing (all 1).
         unit: Unit of the raw prediction, of kinds that predict a quantity; empty = as the data set says, or else the
             kind (:attr:`prediction_unit`).
+        mean: Of the images that the task's own network takes, per channel, in the range of the data set's images;
+            with `std`: the network takes (v - mean) / std. Nothing: as the network says, or the data set's. Only where
+            every task comes with a network of its own.
+        std: See `mean`.
 
     Raises:
         TaskError: A field does not fit; one line that starts with the task's name.
@@ -63,6 +67,8 @@ class Task:
     class_names: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
     unit: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         kind = kind_named(self.kind)
@@ -76,6 +82,8 @@ class Task:
             "features": tuple(self.features),
             "class_names": tuple(self.class_names),
             "class_weights": tuple(float(weight) for weight in self.class_weights),
+            "mean": tuple(float(number) for number in self.mean),
+            "std": tuple(float(number) for number in self.std),
         }
         for field, value in defaults.items():
             object.__setattr__(self, field, value)
@@ -122,9 +130,10 @@ class Task:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
+        """All fields, as JSON has them; the own network's `mean` and `std` only if they are given."""
         fields = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+        kept = {key: value for key, value in fields.items() if value or key not in ("mean", "std")}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
 
 
 # What a task file or JSON may say per key: the type, whether a list of it, and how to name it to the user.
@@ -145,6 +154,8 @@ _WORDS: Mapping[str, tuple[type, bool, str]] = {
     "class_names": (str, True, "a list of strings"),
     "class_weights": (float, True, "a list of numbers, or a file.npy"),
     "unit": (str, False, "a string"),
+    "mean": (float, True, "a list of numbers"),
+    "std": (float, True, "a list of numbers"),
 }
 
 
@@ -284,4 +295,8 @@ def _number_problem(task: Task, kind: Kind) -> str:
         return f"{kind.name} has no unit, leave unit out"
     if task.unit and not (task.unit.isprintable() and task.unit == task.unit.strip()):
         return f"the unit {task.unit!r} must be one line of text, without blanks around it"
+    if len(task.mean) != len(task.std):
+        return f"{len(task.mean)} mean(s) and {len(task.std)} std(s): give both, a number per channel of the images"
+    if not all(map(math.isfinite, (*task.mean, *task.std))) or any(std <= 0 for std in task.std):
+        return "mean and std must be finite numbers, and std above 0"
     return ""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxmtl.workflows.compilation import compile as compile
     from onnxmtl.workflows.config import CompileConfig as CompileConfig
     from onnxmtl.workflows.importing import load as load
+    from onnxmtl.workflows.networks import BackboneSet as BackboneSet
     from onnxmtl.workflows.phases.emission import Compiled as Compiled
     from onnxmtl.workflows.recommendation import Recommended as Recommended
     from onnxmtl.workflows.recommendation import recommend as recommend
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from onnxmtl.workflows.verification import verify as verify
 
 _HOMES = {
+    "BackboneSet": "onnxmtl.workflows.networks",
     "CompileConfig": "onnxmtl.workflows.config",
     "Compiled": "onnxmtl.workflows.phases.emission",
     "Observer": "onnxmtl.workflows.session",
@@ -34,6 +36,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BackboneSet",
     "CompileConfig",
     "Compiled",
     "Observer",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from onnxmtl.analysis.sites import site_table
+from onnxmtl.errors import RunError, TaskError
 from onnxmtl.frontends.source import Dialect
 from onnxmtl.kinds import TaskSet, load_tasks
 from onnxmtl.lowering import together
@@ -23,6 +24,7 @@ from onnxmtl.search.recipe import Recipe
 from onnxmtl.train.weighting import make_weighting, parse_weighting
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.method import completed, resolve
+from onnxmtl.workflows.networks import BackboneSet, for_networks, prepare_networks, source_of
 from onnxmtl.workflows.phases import limits as budgets
 from onnxmtl.workflows.phases.baselines import names as baseline_names
 from onnxmtl.workflows.phases.baselines import train_baselines, train_random
@@ -32,10 +34,10 @@ from onnxmtl.workflows.phases.job import Graphs, Job
 from onnxmtl.workflows.phases.searching import search
 from onnxmtl.workflows.phases.training import train_selected
 from onnxmtl.workflows.phases.trees import train_trees
-from onnxmtl.workflows.preparation import graph_digest, prepare
+from onnxmtl.workflows.preparation import Prepared, graph_digest, prepare
 from onnxmtl.workflows.processes import Accelerator, launch, opened
 from onnxmtl.workflows.session import Observer, Session, Silent
-from onnxmtl.workflows.smaller import prepare_smaller
+from onnxmtl.workflows.smaller import Smaller, prepare_smaller
 from onnxmtl.workflows.source import Source
 
 
@@ -45,7 +47,7 @@ def compile(
     config: CompileConfig | None = None,
     *,
     example_input: Any = None,
-    weights: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None] | None = None,
     dialect: Dialect = "auto",
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -63,11 +65,13 @@ def compile(
     """Search what the tasks should share, train it and emit one multi-task ONNX model.
 
     Args:
-        model: The backbone: a path (``.onnx``, ``.prototxt``), or any object that :func:`onnxmtl.load` takes.
+        model: The backbone: a path (``.onnx``, ``.prototxt``), or any object that :func:`onnxmtl.load` takes. Or a list
+            of several, or a :class:`~onnxmtl.workflows.BackboneSet`: one network per task, in their order, for recipes
+            that mix the features of separate networks. They keep their heads unless ``config.heads`` is "new".
         tasks: A task set, a TOML file, or the short form ``"seg=segmentation:13,depth,normals"``.
         config: Options; `options` given by name replace its fields.
-        example_input: What a torch module's forward takes.
-        weights: The ``.caffemodel`` of a prototxt.
+        example_input: What a torch module's forward takes; of several modules, for all or a list.
+        weights: The ``.caffemodel`` of a prototxt; of several, a list.
         dialect: Of a prototxt.
         out: Directory of the run; must be new or empty. Default: the next free ``runs/compile-N``.
         resume: Go on with the run in `out`, which must have been started with the same arguments.
@@ -95,9 +99,15 @@ def compile(
             verification; one clear line.
     """
     asked = dataclasses.replace(config or CompileConfig(), **options)
+    source = source_of(model, example_input, weights, dialect)
     fixed = architecture if isinstance(architecture, Architecture | None) else read_architecture(architecture)
     tree = layout if isinstance(layout, Layout | None) else Layout.from_file(layout)
     method, settings = resolve(recipe, asked, fixed=fixed is not None, layout=tree)
+    if isinstance(source, BackboneSet):
+        method = for_networks(method, settings)
+    elif settings.heads == "own":
+        msg = "--heads own is for networks that are given one per task; a single backbone gets new heads: leave it out"
+        raise RunError(msg)
     task_set = completed(method, load_tasks(tasks) if isinstance(tasks, str) else tasks)
     tree = None if tree is None else tree.for_tasks(task_set.names)
     make_weighting(parse_weighting(settings.weighting), task_set)  # refuses an unknown one
@@ -108,9 +118,7 @@ def compile(
     path = Path(from_first(lambda: str(out if out is not None else free_path("runs", "compile"))))
     if not resume:
         from_first(lambda: RunDirectory.check_free(path))  # before the work of importing
-    source = Source(model, example_input, weights, dialect)
-    prepared = agreed(lambda: prepare(source, task_set, settings, method, instruments, tree))
-    smaller = agreed(lambda: prepare_smaller(source, prepared, settings, method, instruments))
+    prepared, smaller = agreed(lambda: _prepared(source, task_set, settings, method, instruments, tree))
     if fixed is not None:
         fixed.validate(site_table(prepared.supermodel))
     content = {
@@ -133,6 +141,7 @@ def compile(
         settings,
         (CheckInvariants(), *instruments),
         prepared.layout,
+        prepared.separate,
     )
     limits = agreed(lambda: budgets.resolve(graphs, settings.budget))
     if limits and not resume:  # before hours of training, and before anything is written
@@ -149,6 +158,25 @@ def compile(
         job = Job(session, source.title, method, graphs, prepared.fingerprint, smaller)
         job.write_graphs(prepared.digest())
         return _compile(job, limits, fixed)
+
+
+def _prepared(
+    source: Source | BackboneSet,
+    tasks: TaskSet,
+    config: CompileConfig,
+    recipe: Recipe,
+    instruments: Sequence[Instrument],
+    layout: Layout | None,
+) -> tuple[Prepared, Smaller | None]:
+    """All graphs, of one backbone or of several networks."""
+    if isinstance(source, BackboneSet):
+        return prepare_networks(source, tasks, config, recipe, instruments), None
+    for task in tasks:
+        if task.mean:
+            msg = f"task {task.name!r}: mean and std are of a network of its own; one backbone takes images as they are"
+            raise TaskError(msg)
+    prepared = prepare(source, tasks, config, recipe, instruments, layout)
+    return prepared, prepare_smaller(source, prepared, config, recipe, instruments)
 
 
 def _compile(job: Job, limits: Sequence[Absolute], given: Architecture | None) -> Compiled:

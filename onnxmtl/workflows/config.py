@@ -25,7 +25,12 @@ _LOWEST = {
     "train_size": 0,
     "val_size": 0,
 }
-_WORDS = {"policy": ("learned", "random"), "retrain": ("", "inherit", "scratch")}
+_WORDS = {
+    "policy": ("learned", "random"),
+    "relaxation": ("", "softmax", "gumbel", "hard-gumbel"),
+    "retrain": ("", "inherit", "scratch"),
+    "heads": ("", "own", "new"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,9 @@ class CompileConfig:
         variant: Of the recipe: "" (ours), or another it has, such as ``paper`` and ``released``.
         preset: Name of a set of the recipe's hyper-parameters for one data set, such as ``nyuv2``; "": none.
         without: What of the recipe is left out, for ablations: ``regularizer``, ``curriculum``, ``sparsity``,
-            ``sharing``, ``cost``, ``warm-up``.
+            ``sharing``, ``entropy``, ``cost``, ``warm-up``, ``networks``.
+        relaxation: What Choices do while the policy is trained: ``softmax`` (its probabilities), ``gumbel`` (a soft
+            sample), ``hard-gumbel`` (a sample, in weight steps); "": the recipe's way.
         policy: ``learned``, or ``random``: nothing is searched, the architecture is drawn and all steps train it.
         data: Name of a data set, ``NAME:PATH``, or ``module:callable``; ``task=…;task=…`` for one set per task.
         data_options: Options of the data set, by name.
@@ -58,6 +65,8 @@ class CompileConfig:
         shared_prefix: The first so many sites take their first option whatever the policy says.
         retrain: The selected model's weights before its last stage: ``inherit`` those of the search, start from
             ``scratch``, or "": the recipe's way.
+        heads: Of networks that are given one per task: ``own`` keeps their heads, ``new`` cuts them off and attaches
+            new ones; "": own. A single backbone always gets new ones.
         recalibration: Training batches that running statistics are averaged over after selection.
         train_size: Number of training samples; 0: the data set's default.
         val_size: Number of validation samples; 0: the data set's default.
@@ -73,6 +82,7 @@ class CompileConfig:
     variant: str = ""
     preset: str = ""
     without: tuple[str, ...] = ()
+    relaxation: Literal["", "softmax", "gumbel", "hard-gumbel"] = ""
     policy: Literal["learned", "random"] = "learned"
     data: str = "scenes"
     data_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -91,6 +101,7 @@ class CompileConfig:
     samples: int = 0
     shared_prefix: int = 0
     retrain: Literal["", "inherit", "scratch"] = ""
+    heads: Literal["", "own", "new"] = ""
     recalibration: int = 20
     train_size: int = 0
     val_size: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -59,10 +59,8 @@ def load(
     Raises:
         ModelError: The file or the network cannot be used; one line that says why and what to do.
     """
-    loaded = read(model, example_input, weights=weights, dialect=dialect)
-    watching = _guard(loaded) if guard and not all(input_size) else []
-    refused = refusals_in(loaded)
-    try:
+
+    def run(loaded: ir.Model, watching: Sequence[Instrument]) -> ir.Model:
         return normalize(
             loaded,
             features=list(features) or None,
@@ -71,6 +69,29 @@ def load(
             input_size=input_size if all(input_size) else None,
             instruments=[*watching, *instruments],
         )
+
+    return imported(run, model, example_input, weights=weights, dialect=dialect, guard=guard and not all(input_size))
+
+
+def imported(
+    run: Callable[[ir.Model, Sequence[Instrument]], ir.Model],
+    model: Any,
+    example_input: Any = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    dialect: Dialect = "auto",
+    guard: bool = True,
+) -> ir.Model:
+    """Read a network and let ``run(network, instruments)`` normalize it; for the other arguments see :func:`load`.
+
+    Raises:
+        ModelError: The file or the network cannot be used; one line that says why and what to do.
+    """
+    loaded = read(model, example_input, weights=weights, dialect=dialect)
+    watching = _guard(loaded) if guard else []
+    refused = refusals_in(loaded)
+    try:
+        return run(loaded, watching)
     except ModelError as error:
         # They may well stand behind the features, where they do no harm; here they are the likelier cause.
         if not refused:

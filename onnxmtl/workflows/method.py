@@ -8,7 +8,7 @@ from onnxmtl.errors import RunError
 from onnxmtl.kinds import TaskSet
 from onnxmtl.policy import Layout
 from onnxmtl.policy.budget import Limit, parse_budget
-from onnxmtl.search import Recipe, recipe_named, without
+from onnxmtl.search import Recipe, recipe_named, relaxed, without
 from onnxmtl.workflows.config import DEFAULT_BATCH_SIZE, DEFAULT_STEPS, TREE_BASELINES, CompileConfig
 
 DEFAULT_OF_LAYOUTS = "treemtl"
@@ -42,6 +42,7 @@ def resolve(
         recipe = recipe_named(given or config.recipe, config.variant, config.preset)
     recipe = dataclasses.replace(recipe, regularizers=_pulls(recipe, limits))
     recipe = without(recipe, config.without) if config.without else recipe
+    recipe = relaxed(recipe, config.relaxation) if config.relaxation else recipe
     stages = tuple(
         dataclasses.replace(stage, fresh=config.retrain == "scratch")
         if config.retrain and stage.relaxation == "selected"
@@ -60,6 +61,10 @@ def resolve(
     if config.retrain and recipe.final_stage is None:
         msg = f"--retrain {config.retrain}: recipe {recipe.name!r} does not train the selected model"
         raise RunError(msg)
+    decides = any(stage.policy is not None for stage in recipe.stages)
+    if config.policy == "random" and not decides and layout is None and recipe.space != "tree":
+        msg = f"--policy random draws an architecture and recipe {recipe.title!r} has nothing to decide: leave it out"
+        raise RunError(msg)
     if fixed and limits:
         msg = "--budget chooses an architecture and --architecture gives one: leave one of them out"
         raise RunError(msg)
@@ -73,6 +78,9 @@ def resolve(
         raise RunError(msg)
     elif fixed or config.policy == "random":
         recipe = recipe.without_search()
+    if config.relaxation and not recipe.search_stages:
+        msg = f"--relaxation {config.relaxation} is for the search, and here nothing is searched: leave it out"
+        raise RunError(msg)
     if any(config.search_input_size) and not recipe.search_stages:
         msg = "--search-input-size is for the search, and here nothing is searched: leave it out"
         raise RunError(msg)

@@ -20,6 +20,7 @@ from onnxmtl.passes.instruments import CheckInvariants, Instrument
 from onnxmtl.passes.normalize.reseed import ReseedConstantWeights
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.passes.spaces import layout_blocks, space
+from onnxmtl.passes.spaces.separate import Separate
 from onnxmtl.policy import Layout
 from onnxmtl.search.recipe import Recipe
 from onnxmtl.search.regularizers import TIMED, regularizer
@@ -48,6 +49,7 @@ class Prepared:
         data: The data set.
         fingerprint: Of the data set.
         layout: The tree that the supermodel is, if one was given; with the names of its blocks.
+        separate: A network of its own for every task, if the recipe trains those before the supermodel.
     """
 
     backbone: ir.Model
@@ -57,6 +59,7 @@ class Prepared:
     data: DataSource
     fingerprint: str
     layout: Layout | None = None
+    separate: ir.Model | None = None
 
     def digest(self) -> str:
         """Of the supermodel: its nodes, the weights of backbone and heads, the label priors in them.
@@ -119,7 +122,27 @@ def prepare(
     data, tasks = open_data(backbone, tasks, config)
     multitask = rewritten(backbone, [AttachHeads(tasks, config.seed)], "heads", instruments)
     check_supported(multitask.graph)  # the user's heads
-    options = dict(recipe.space_options)
+    return assemble(backbone, multitask, data, tasks, config, recipe, instruments, layout)
+
+
+def assemble(
+    backbone: ir.Model,
+    multitask: ir.Model,
+    data: DataSource,
+    tasks: TaskSet,
+    config: CompileConfig,
+    recipe: Recipe,
+    instruments: Sequence[Instrument] = (),
+    layout: Layout | None = None,
+    *,
+    fresh: bool = True,
+) -> Prepared:
+    """Build the search space of a multi-task graph, and let its heads start from the labels if they are `fresh`.
+
+    Raises:
+        OnnxMTLError: The space, the regularizers or the data cannot be used; one clear line.
+    """
+    options = {"seed": config.seed, **recipe.space_options}
     if layout is not None:
         blocks = layout_blocks(backbone, layout)
         layout = layout.with_blocks([block.name for block in blocks])
@@ -133,10 +156,12 @@ def prepare(
         regularizer(name, table, settings)  # refuses an unknown one
     for part, dataset in (("training", data.train), ("validation", data.val)):
         require_labels(tasks, dataset, f"data {config.data!r}: the {part} set")
-    priors = label_priors(tasks, data.train)
-    for graph in (multitask, supermodel):
-        start_from(graph, priors)
-    return Prepared(backbone, multitask, supermodel, tasks, data, fingerprint(data, FINGERPRINTED), layout)
+    priors = label_priors(tasks, data.train) if fresh else {}
+    separate = rewritten(multitask, [Separate()], "separate", instruments) if recipe.separates else None
+    for graph in (multitask, supermodel, separate):
+        if graph is not None:
+            start_from(graph, priors)
+    return Prepared(backbone, multitask, supermodel, tasks, data, fingerprint(data, FINGERPRINTED), layout, separate)
 
 
 def require_labels(tasks: TaskSet, dataset: Dataset, where: str) -> None:

@@ -24,6 +24,7 @@ from onnxmtl.lowering import LoweredModule
 from onnxmtl.passes.heads import AttachHeads
 from onnxmtl.passes.instruments import Instrument
 from onnxmtl.passes.spaces import space
+from onnxmtl.passes.spaces.separate import Separate
 from onnxmtl.passes.spaces.trunk import trunk_blocks
 from onnxmtl.search.recipe import Recipe
 from onnxmtl.workflows.config import CompileConfig
@@ -39,10 +40,13 @@ class Smaller:
     Attributes:
         supermodel: For smaller images; sites, names and weights are those of the large one.
         data: The data set at that size.
+        separate: A network of its own for every task, where the recipe trains those before the supermodel. Its weights
+            are those of the supermodel, by name, when it is trained.
     """
 
     supermodel: ir.Model
     data: DataSource
+    separate: ir.Model | None = None
 
 
 def prepare_smaller(
@@ -70,12 +74,13 @@ def prepare_smaller(
     designed = {name: dims[1:] for name, dims in sizes.items() if dims is not None}
     heads = AttachHeads(prepared.tasks, config.seed, designed)
     multitask = rewritten(backbone, [heads], "heads", instruments)
-    options = {**recipe.space_options, **_cuts(prepared, recipe)}
+    options = {"seed": config.seed, **recipe.space_options, **_cuts(prepared, recipe)}
     supermodel = rewritten(multitask, [space(recipe.space, **options)], "space", instruments)
     if _sites(site_table(supermodel)) != _sites(site_table(prepared.supermodel)):
         raise _another(size, "its sites")
     _take_weights(supermodel, prepared.supermodel, size)
-    return Smaller(supermodel, data)
+    separate = rewritten(multitask, [Separate()], "separate", instruments) if recipe.separates else None
+    return Smaller(supermodel, data, separate)
 
 
 def carry_over(module: LoweredModule, model: ir.Model) -> None:

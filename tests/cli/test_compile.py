@@ -165,6 +165,19 @@ def test_every_other_option_is_taken(folder, capsys):
     assert list((folder / "events").glob("*/events.out.tfevents.*"))
 
 
+def test_options_of_a_search_of_edges_are_taken(folder, capsys):
+    code, _, err = command(
+        capsys, "--json", "--recipe", "mtlnas", "--relaxation", "gumbel", "--without", "entropy", "--samples", "1",
+        "--space-option", "own=0.9", "--space-option", "within=2", "--space-option", "activation=relu",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    config = json.loads((folder / "run" / "run.json").read_text())["config"]
+    assert config["space"] == {"own": 0.9, "within": 2, "activation": "relu"}
+    assert (config["relaxation"], config["without"], config["samples"]) == ("gumbel", ["entropy"], 1)
+    stage = config["with_recipe"]["stages"][1]
+    assert stage["relaxation"] == "gumbel" and config["with_recipe"]["space_options"] == config["space"]
+
+
 def test_specialize(finished, folder, capsys):
     code = cli.main(["specialize", "run", "--budget", "madds<=0.9x", "-o", "small", "--json"])
     printed = capsys.readouterr()
@@ -365,6 +378,9 @@ def test_divergence(folder, capsys):
         (("--input-size", "2x2"), "too small"),
         (("--norm", "per_task", "--granularity", "block"), "granularity='block'"),
         (("--resume",), "cannot resume run: it does not exist"),
+        (("--recipe", "nddr", "--relaxation", "gumbel"), "recipe 'nddr' trains no policy"),
+        (("--recipe", "mtlnas", "--space-option", "owm=0.9"), "search space 'fusion' takes no setting 'owm'"),
+        (("--recipe", "mtlnas", "--space-option", "within=two"), "search space 'fusion': within is int, not 'two'"),
     ],
 )
 def test_options(folder, capsys, options, words):
@@ -390,6 +406,8 @@ def test_options(folder, capsys, options, words):
         ("--input-size", "wide"),
         ("--regularizer", "sharing"),
         ("--data-option", "nothing"),
+        ("--space-option", "within"),
+        ("--relaxation", "average"),
         ("--policy", "wild"),
         ("--retrain", "never"),
         ("--random-draws", "0"),

@@ -206,6 +206,22 @@ def test_the_sample_of_all_kinds_fits_the_scenes():
     assert [value.name for value in outputs] == list(found.names)
 
 
+def test_mean_and_std_of_a_network_of_its_own():
+    """Written to JSON only where they are given: models of one backbone have nothing of the kind."""
+    seg, depth = load_tasks(SAMPLES / "networks.toml")
+    assert seg.mean == (0.485, 0.456, 0.406) and seg.std == (0.229, 0.224, 0.225) and depth.mean == depth.std == ()
+    assert seg.to_dict()["std"] == [0.229, 0.224, 0.225] and not {"mean", "std"} & depth.to_dict().keys()
+    for mean, std, said in (
+        ((0.5,), (), "1 mean\\(s\\) and 0 std\\(s\\)"),
+        ((0.5,), (0.0,), "std above 0"),
+        ((0.5,), (-1.0,), "std above 0"),
+        ((float("nan"),), (1.0,), "finite"),
+        ((0.5,), (float("inf"),), "finite"),
+    ):
+        with pytest.raises(TaskError, match=f"task 'x': .*{said}"):
+            Task("x", "depth", mean=mean, std=std)
+
+
 def test_toml_reads_every_key(tmp_path):
     path = tmp_path / "tasks.toml"
     path.write_text(

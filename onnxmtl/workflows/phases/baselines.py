@@ -27,6 +27,7 @@ from onnxmtl.errors import ModelError
 from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering import together, write_back
 from onnxmtl.lowering.agreement import from_first
+from onnxmtl.passes.networks import given_networks
 from onnxmtl.policy import Architecture
 from onnxmtl.policy.random import random_at_cost, random_like
 from onnxmtl.runs import Checkpoints, derive_seed, versions
@@ -87,7 +88,9 @@ def names(job: Job) -> tuple[list[str], list[str]]:
     """What observers are told about: the baselines before the search, and those behind it."""
     config, tasks = job.session.config, job.session.tasks.names
     before = [f"single-task {task}" for task in tasks if "single-task" in config.baselines]
-    before += ["hard-sharing"] if "hard-sharing" in config.baselines else []
+    before += (
+        ["hard-sharing"] if "hard-sharing" in config.baselines and not given_networks(job.graphs.multitask) else []
+    )
     kinds = [f"random-{mode}" for mode in MODES] if "random" in config.baselines else []
     kinds += ["random-cost"] if "random-cost" in config.baselines else []
     kinds += ["permutation"] if "permutations" in config.baselines else []
@@ -103,8 +106,11 @@ def train_baselines(job: Job) -> Baselines:
         single = [_of_backbone(job, part, f"single-task-{i}") for i, part in enumerate(parts, start=1)]
         metrics = {task: values for part in single for task, values in part.metrics.items()}
         models["separate"] = Baseline(metrics, total([part.costs for part in single]))
-    if "hard-sharing" in session.config.baselines:
-        models["shared"] = _of_backbone(job, session.tasks, "hard-sharing")
+    if "hard-sharing" not in session.config.baselines:
+        return Baselines(models)
+    if given_networks(job.graphs.multitask):
+        return Baselines(models, notes=("no hard sharing to compare with: every task was given a network of its own",))
+    models["shared"] = _of_backbone(job, session.tasks, "hard-sharing")
     return Baselines(models)
 
 
@@ -166,13 +172,14 @@ def draw(job: Job, kind: str, name: str, model: ir.Model, single: Metrics | None
 
 def _of_backbone(job: Job, tasks: TaskSet, name: str) -> Baseline:
     model = job.graphs.with_heads(tasks)
-    start_from(model, label_priors(tasks, job.session.data.train))
+    if not given_networks(job.graphs.multitask):  # heads of those are what they should be already
+        start_from(model, label_priors(tasks, job.session.data.train))
     return _train(job, model, tasks, name)
 
 
 def _train(job: Job, model: ir.Model, tasks: TaskSet, name: str) -> Baseline:
     session, config = job.session, job.session.config
-    final = job.recipe.final_stage
+    final = job.recipe.trainer
     spec = final.weights if final is not None and final.weights is not None else OptimizerSpec()
     sequential, reference = (bool(final.sequential), final.reference) if final is not None else (False, 0)
     per_task = final is not None and final.per_task and len(tasks) > 1

@@ -30,6 +30,7 @@ from onnxmtl.workflows.emit import emit
 from onnxmtl.workflows.phases import limits as budgets
 from onnxmtl.workflows.phases.baselines import Baseline, Baselines
 from onnxmtl.workflows.phases.decoding import Decision
+from onnxmtl.workflows.phases.fused import fused_of
 from onnxmtl.workflows.phases.job import Job
 from onnxmtl.workflows.phases.trees import tree_of
 from onnxmtl.workflows.session import Metrics
@@ -161,6 +162,7 @@ def report(job: Job, outcome: Outcome, found: Metrics, costs: Costs, limits: tup
         budget=limits,
         decoding=outcome.decision.sentence,
         layout=tree_of(job, outcome.decision.architecture),
+        fused=fused_of(job, outcome.decision.architecture),
     )
 
 

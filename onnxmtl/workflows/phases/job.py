@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxmtl import ir as graphs
@@ -17,6 +19,7 @@ from onnxmtl.kinds import TaskSet
 from onnxmtl.passes.finalize import finalize_passes
 from onnxmtl.passes.heads import AttachHeads
 from onnxmtl.passes.instruments import Instrument
+from onnxmtl.passes.networks import given_networks, restricted
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.policy import Architecture, Layout
 from onnxmtl.runs import atomic_write, write_json
@@ -28,7 +31,8 @@ from onnxmtl.workflows.session import Session
 from onnxmtl.workflows.smaller import Smaller
 
 DATA_FILE = "data.json"
-_GRAPHS = ("backbone", "multitask", "supermodel")
+_KERNEL = 4  # axes of a convolution's weight
+_GRAPHS = ("backbone", "multitask", "separate", "supermodel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Graphs:
         config: The options.
         instruments: Watch every graph pass.
         layout: The tree that `supermodel` is, if that is given.
+        separate: A network of its own for every task, if the recipe trains those before the supermodel.
         counted: What :meth:`costs_of` has counted so far.
     """
 
@@ -55,6 +60,7 @@ class Graphs:
     config: CompileConfig
     instruments: Sequence[Instrument]
     layout: Layout | None = None
+    separate: ir.Model | None = None
     counted: dict[Architecture, Costs] = dataclasses.field(default_factory=dict, compare=False)
 
     def rewrite(self, model: ir.Model, passes: Sequence[PassBase], name: str) -> ir.Model:
@@ -71,7 +77,9 @@ class Graphs:
         return self.rewrite(trained, finalize_passes(tasks or self.tasks, contract, fold=self.config.fold), "finalize")
 
     def with_heads(self, tasks: TaskSet) -> ir.Model:
-        """The backbone with heads for some of the tasks."""
+        """The backbone with heads for some of the tasks; of networks that were given one per task, those of theirs."""
+        if given_networks(self.multitask):
+            return restricted(self.multitask, tasks)
         made = self.rewrite(self.backbone, [AttachHeads(tasks, self.config.seed)], "heads")
         round_attributes(made)
         return made
@@ -84,8 +92,22 @@ class Graphs:
     def costs_of(self, architecture: Architecture) -> Costs:
         """What the model of an architecture costs once it is emitted; the same for all weights."""
         if architecture not in self.counted:
-            self.counted[architecture] = count(self.finalize(self.select(self.supermodel, architecture)))
+            self.counted[architecture] = count(self.as_emitted(architecture))
         return self.counted[architecture]
+
+    def as_emitted(self, architecture: Architecture) -> ir.Model:
+        """The model of an architecture as it would be emitted, with some weights; no smaller with others."""
+        return self.finalize(self.select(self._trained, architecture))
+
+    @functools.cached_property
+    def _trained(self) -> ir.Model:
+        """The supermodel with weights between networks that are no identity: one that is folds into its neighbours."""
+        made = graphs.clone(self.supermodel)
+        for name, value in made.graph.initializers.items():
+            tensor = value.const_value
+            if graphs.role_of(value) is graphs.Role.FUSION and tensor is not None and len(tensor.shape) == _KERNEL:
+                value.const_value = ir.tensor(np.full_like(tensor.numpy(), -1.0), name=name)
+        return made
 
     def separate_costs(self) -> Costs:
         """Of a model per task, all of them together."""
@@ -123,7 +145,8 @@ class Job:
         def write(folder: Path) -> None:
             made = self.graphs
             for name in _GRAPHS:
-                graphs.save(getattr(made, name), folder / f"{name}.onnx")
+                if (model := getattr(made, name)) is not None:
+                    graphs.save(model, folder / f"{name}.onnx")
             atomic_write(folder / "tasks.json", self.session.tasks.to_json().encode())
             write_json(folder / DATA_FILE, {"fingerprint": self.data})
             # Before anything is trained: the search hands its supermodel on without them.

@@ -82,7 +82,7 @@ def fit(made: Graphs, policy: Policy, limits: Sequence[Absolute]) -> Fitted:
         lambda cap: _fit_counted(
             made, policy, [*counted, Absolute("multiply_adds", cap)] if math.isfinite(cap) else counted
         ),
-        lambda fitted: measure(made, made.finalize(made.select(made.supermodel, fitted.architecture))),
+        lambda fitted: measure(made, made.as_emitted(fitted.architecture)),
         tightest,
         cost=lambda fitted: float(fitted.costs.multiply_adds),
     )

@@ -55,9 +55,7 @@ def timed(job: Job, table: SiteTable) -> SiteTable | None:
 
 
 def _blocks(made: Graphs, table: SiteTable) -> dict[str, object]:
-    times = measured_times(
-        table, lambda taken: budgets.measure(made, made.finalize(made.select(made.supermodel, taken)))
-    )
+    times = measured_times(table, lambda taken: budgets.measure(made, made.as_emitted(taken)))
     return {"blocks": dict(times.blocks), "rest": times.rest}
 
 

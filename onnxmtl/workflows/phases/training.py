@@ -52,6 +52,7 @@ def train_selected(job: Job, selected: ir.Model, architecture: Architecture, ste
             sequential=bool(stage.sequential),
             reference=stage.reference,
             per_task=stage.per_task,
+            penalized=job.recipe.penalties,
             weighting=session.config.weighting,
         )
         write_back(module, selected)
