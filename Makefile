@@ -1,4 +1,4 @@
-# make demo | data | test | test-all | bench | evidence-sharing | evidence-trees | lint | setup | clean
+# make demo | data | test | test-all | bench | evidence-sharing | evidence-trees | evidence-fusion | lint | setup | clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ SOURCES := onnxmtl passes tests samples
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data test test-all bench evidence-sharing evidence-trees lint clean
+.PHONY: help setup demo data test test-all bench evidence-sharing evidence-trees evidence-fusion lint clean
 
 help:
 	@echo "make demo      the main job on built-in data: one backbone, three tasks, one model (about 6 minutes on 2 cores)"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench     timings, as ratios"
 	@echo "make evidence-sharing  found models against random ones of the same cost, 5 seeds, 2 data sets (hours; goes on where it stopped)"
 	@echo "make evidence-trees    predicted against trained layouts of four tasks, 2 seeds (1 to 2 hours on 2 cores; goes on where it stopped)"
+	@echo "make evidence-fusion   MTL-NAS's ablation: with and without the entropy of the edges, 3 seeds (hours; goes on where it stopped)"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make setup     only the virtual environment, in $(VENV)"
 	@echo "make clean     removes $(VENV) and caches; runs/ stays"
@@ -84,12 +85,15 @@ test-all: lint
 bench: setup
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; PYTHONPATH=tests $(BIN)/python $$file || exit 1; done
 
-# Both need `make data`. What is done stays in runs/evidence-… and is not done again.
+# The first two need `make data`. What is done stays in runs/evidence-… and is not done again.
 evidence-sharing: setup data
 	$(BIN)/python tests/evidence/sharing.py --out runs/evidence-sharing
 
 evidence-trees: setup data
 	$(BIN)/python tests/evidence/trees.py --out runs/evidence-trees
+
+evidence-fusion: setup
+	$(BIN)/python tests/evidence/fusion.py --out runs/evidence-fusion
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

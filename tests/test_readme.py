@@ -165,6 +165,13 @@ def test_the_table_and_the_layout_are_what_is_shown(workplace, capsys):
     assert blocks("json") == [(workplace / "runs" / "recommend-1" / "layouts" / "01.json").read_text()]
 
 
+def test_the_candidate_edges_are_what_is_shown(workplace, capsys):
+    (block,) = (block for block in blocks("text") if block.startswith("$ onnxmtl inspect"))
+    command, _, shown = block.partition("\n")
+    assert cli.main(shlex.split(command)[2:]) == 0
+    assert stripped(capsys.readouterr().out) == stripped(shown)
+
+
 def stripped(text):
     return [line.rstrip() for line in text.strip().splitlines()]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from onnxmtl.cost.count import Costs
 from onnxmtl.cost.sharing import SharingRow
+from onnxmtl.policy.fused import Fused
 from onnxmtl.policy.layout import Layout
 
 NO_VALUE = math.nan  # of a metric that was measured and has none; null in JSON
@@ -190,6 +191,7 @@ class Report:
         budget: One row per limit.
         decoding: How the architecture was decided, in one sentence: decoder, exact or with which proven gap.
         layout: The tree that the model is, if it is one by its search space.
+        fused: The networks and the edges between them, if its search space is one of edges.
     """
 
     title: str
@@ -205,6 +207,7 @@ class Report:
     budget: tuple[BudgetResult, ...] = ()
     decoding: str = ""
     layout: Layout | None = None
+    fused: Fused | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values, with margins; numbers that are not finite are null."""
@@ -225,7 +228,7 @@ class Report:
             KeyError, TypeError, AttributeError: It is something else.
         """
         rest = dict(content)
-        layout = rest.pop("layout", None)
+        layout, fused = rest.pop("layout", None), rest.pop("fused", None)
         return cls(
             tasks=tuple(_task(row) for row in rest.pop("tasks")),
             sharing=tuple(
@@ -239,6 +242,7 @@ class Report:
                 BudgetResult(**{k: v for k, v in row.items() if k != "met"}) for row in rest.pop("budget", ())
             ),
             layout=None if layout is None else Layout.from_dict({"layout": layout}),
+            fused=None if fused is None else Fused.from_dict(fused),
             **rest,
         )
 

@@ -3,7 +3,9 @@
 For every data set and seed: a model per task, one trunk for all, and for every search method the model it finds and
 four random architectures of its space with the same multiply-adds (±2 %). All of them are trained from the same start,
 on the same images in the same order, with the same number of updates, so they differ in nothing but what is shared.
-Δt is AutoMTL's Eq. 5 against the single-task models, in percent, over all metrics of all tasks.
+Methods that keep the weights of separate networks (MTL-NAS and soft sharing) have as many updates, in which those
+networks' own training is counted. Δt is AutoMTL's Eq. 5 against the single-task models, in percent, over all metrics of
+all tasks. Latency is that of ONNX Runtime on one thread, the models of one data set and seed measured side by side.
 
 Every run is a directory under ``--out``; what is there is not done again, and a killed run goes on where it stopped.
 
@@ -25,9 +27,9 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-BACKBONE = Path(__file__).parents[2] / "samples" / "backbones" / "resnet18-small.onnx"
+BACKBONE = Path(__file__).parents[2] / "samples" / "backbones" / "resnet14-tiny.onnx"
 DRAWS = 4
 
 
@@ -44,28 +46,34 @@ class DataSet:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A search: its recipe, and the share of a run's steps that trains the selected model."""
+    """A search, or an architecture that is given (nothing to compare with by chance), by its recipe."""
 
     name: str
     recipe: str
     variant: str = ""
+    given: bool = False
 
 
 DATA = (
-    DataSet("scenes", (("seg", "segmentation"), ("depth", "depth"), ("normals", "normals")), 48, 4000, 500),
+    DataSet("scenes", (("seg", "segmentation"), ("depth", "depth"), ("normals", "normals")), 48, 4000, 1000),
     DataSet("multifashion", (("left", "classification"), ("right", "classification"), ("seg", "segmentation")), 36,
-            8000, 1000),
+            8000, 2000),
 )  # fmt: skip
 METHODS = (
     Method("AutoMTL, ours", "automtl"),
     Method("AutoMTL, paper", "automtl", "paper"),
     Method("AdaShare", "adashare"),
+    Method("MTL-NAS", "mtlnas"),
+    Method("Cross-stitch", "cross-stitch", given=True),
+    Method("Sluice", "sluice", given=True),
+    Method("NDDR-CNN", "nddr", given=True),
+    Method("MTAN", "mtan", given=True),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One run: a method on a data set with a seed. Δt in percent, costs as a share of separate models'."""
+    """One run: a method on a data set with a seed. Δt in percent, costs and times as a share of separate models'."""
 
     data: str
     method: str
@@ -79,6 +87,8 @@ class Result:
     shared_parameters: float
     random_madds: tuple[float, ...]
     seconds: float
+    latency: float = math.nan
+    shared_latency: float = math.nan
 
 
 def run(data: DataSet, method: Method, seed: int, steps: int, out: Path) -> Result:
@@ -86,14 +96,11 @@ def run(data: DataSet, method: Method, seed: int, steps: int, out: Path) -> Resu
     import torch
 
     from onnxmtl import Task, TaskSet
-    from onnxmtl.search.recipe import recipe_named
     from onnxmtl.workflows import compile
 
     torch.set_num_threads(1)
-    recipe = recipe_named(method.recipe, method.variant)
-    final = recipe.final_stage
-    assert final is not None
-    folder = out / "-".join(filter(None, (data.name, method.recipe, method.variant, str(steps), str(seed))))
+    total, retrain = extent(method, steps)
+    folder = folder_of(data, method, seed, steps, out)
     start = time.monotonic()
     if (folder / "report.json").is_file():  # the last thing that a run writes
         return read(data, method, seed, folder, 0.0)
@@ -107,17 +114,36 @@ def run(data: DataSet, method: Method, seed: int, steps: int, out: Path) -> Resu
         recipe=method.recipe,
         variant=method.variant,
         data=data.name,
-        steps=round(steps / final.share),
+        steps=total,
         batch_size=16,
         seed=seed,
         input_size=(data.size, data.size),
-        retrain="scratch",
+        retrain=retrain,
         train_size=data.train,
         val_size=data.val,
-        baselines=("single-task", "hard-sharing", "random-cost"),
+        baselines=("single-task", "hard-sharing", *(() if method.given else ("random-cost",))),
         random_draws=DRAWS,
     )
     return read(data, method, seed, folder, time.monotonic() - start)
+
+
+def folder_of(data: DataSet, method: Method, seed: int, steps: int, out: Path) -> Path:
+    """The directory of a run."""
+    return out / "-".join(filter(None, (data.name, method.recipe, method.variant, str(steps), str(seed))))
+
+
+def extent(method: Method, steps: int) -> tuple[int, Literal["", "scratch"]]:
+    """Steps of a run whose model has `steps` updates behind it, and how its last stage begins.
+
+    What a search selects is trained again from the start, unless its recipe uses the weights of the search.
+    """
+    from onnxmtl.search.recipe import recipe_named
+
+    recipe = recipe_named(method.recipe, method.variant)
+    if recipe.search_stages and recipe.final_stage is not None:
+        return round(steps / recipe.final_stage.share), "scratch"
+    many = 1_000_000
+    return round(steps * many / recipe.weight_steps(many)), ""
 
 
 def read(data: DataSet, method: Method, seed: int, folder: Path, seconds: float) -> Result:
@@ -134,7 +160,7 @@ def read(data: DataSet, method: Method, seed: int, folder: Path, seconds: float)
         seed=seed,
         found=report["delta"]["found"],
         shared=report["delta"]["shared"],
-        random=tuple(draw["total"] for draw in report["draws"]),
+        random=tuple(draw["total"] for draw in report["draws"]),  # none of a method that is given
         madds=share(costs["found"], "multiply_adds"),
         parameters=share(costs["found"], "parameters"),
         shared_madds=share(costs["shared"], "multiply_adds"),
@@ -142,6 +168,55 @@ def read(data: DataSet, method: Method, seed: int, folder: Path, seconds: float)
         random_madds=tuple(share(draw, "multiply_adds") for draw in report["draws"]),
         seconds=seconds,
     )
+
+
+# -- time ------------------------------------------------------------------------------------------------------------
+
+
+def timed(results: Sequence[Result], folders: Sequence[Path], size: int, rounds: int = 200) -> list[Result]:
+    """Results of one data set and seed with the latencies of their models, as shares of the separate models' sum.
+
+    Every round runs every model once, so that what else the machine does meets them all; of each model the time that a
+    tenth of its runs keep counts: others were disturbed, by up to ten times where processors are rationed.
+    """
+    import numpy as np
+
+    from onnxmtl import runtime
+
+    separate, shared = (
+        [emitted(file) for file in sorted(folders[0].glob(f"phases/*-{name}/trained.onnx"))]
+        for name in ("single-task-*", "hard-sharing")
+    )
+    models = [*separate, *shared, *(folder / "model.onnx" for folder in folders)]
+    sessions = [runtime.session(model, threads=1) for model in models]
+    image = np.random.default_rng(0).random((1, 3, size, size), np.float32)
+    times: list[list[float]] = [[] for _ in sessions]
+    for _ in range(rounds):
+        for session, of_model in zip(sessions, times, strict=True):
+            begin = time.perf_counter()
+            runtime.run(session, image)
+            of_model.append(time.perf_counter() - begin)
+    fast = [statistics.quantiles(of_model, n=10)[0] for of_model in times]
+    whole = sum(fast[: len(separate)])
+    behind = len(separate) + len(shared)
+    return [
+        dataclasses.replace(result, latency=own / whole, shared_latency=sum(fast[len(separate) : behind]) / whole)
+        for result, own in zip(results, fast[behind:], strict=True)
+    ]
+
+
+def emitted(file: Path) -> bytes:
+    """What would be handed over of a model that was trained for comparison."""
+    from onnxmtl import ir
+    from onnxmtl.kinds import TaskSet
+    from onnxmtl.passes.finalize import finalize_passes
+    from onnxmtl.passes.pipelines import Pipeline
+
+    model = ir.load(file)
+    (about,) = file.parents[1].glob("*-import/tasks.json")
+    outputs = {output.name for output in model.graph.outputs}
+    tasks = TaskSet(tuple(task for task in TaskSet.from_json(about.read_text()) if task.name in outputs))
+    return ir.to_bytes(Pipeline(finalize_passes(tasks, {}))(model).model)
 
 
 # -- statistics ------------------------------------------------------------------------------------------------------
@@ -158,9 +233,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def shown(values: Sequence[float]) -> str:
-    """``mean ± half interval``."""
+    """``mean ± half interval``; nothing of no values."""
     mean, half = interval(values)
-    return f"{mean:+.2f} ± {half:.2f}"
+    return f"{mean:+.2f} ± {half:.2f}" if values else ""
 
 
 def summary(results: Iterable[Result]) -> str:
@@ -168,8 +243,8 @@ def summary(results: Iterable[Result]) -> str:
     rows = list(results)
     lines = [
         "| data | method | seeds | Δt found % | Δt random, same cost % | found − random | found − all shared |"
-        " multiply-adds | parameters |",
-        "|---|---|---|---|---|---|---|---|---|",
+        " multiply-adds | parameters | latency |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for data, method in itertools.product(dict.fromkeys(r.data for r in rows), dict.fromkeys(r.method for r in rows)):
         those = [r for r in rows if (r.data, r.method) == (data, method)]
@@ -180,10 +255,13 @@ def summary(results: Iterable[Result]) -> str:
         lines.append(f"| all | {method} | {len(those)} | {_cells(those)} |")
     for data in dict.fromkeys(r.data for r in rows):
         once = {r.seed: r for r in rows if r.data == data}.values()
-        madds, parameters = (statistics.fmean(getattr(r, f"shared_{q}") for r in once) for q in ("madds", "parameters"))
+        madds, parameters, latency = (
+            statistics.fmean(getattr(r, f"shared_{quantity}") for r in once)
+            for quantity in ("madds", "parameters", "latency")
+        )
         lines.append(
             f"| {data} | all shared | {len(once)} | {shown([r.shared for r in once])} | | | | {madds:.2f}× "
-            f"| {parameters:.2f}× |"
+            f"| {parameters:.2f}× | {latency:.2f}× |"
         )
     return "\n".join(lines)
 
@@ -199,6 +277,7 @@ def _cells(those: Sequence[Result]) -> str:
             shown([r.found - r.shared for r in those]),
             f"{statistics.fmean(r.madds for r in those):.2f}×",
             f"{statistics.fmean(r.parameters for r in those):.2f}×",
+            f"{statistics.fmean(r.latency for r in those):.2f}×",
         ]
     )
 
@@ -226,6 +305,7 @@ def main() -> int:
         if data.name in given.data and method.name in given.methods
     ]
     results: dict[tuple[str, str, int], Result] = {}
+    of_name = {method.name: method for method in METHODS}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.workers, mp_context=context) as pool:
         waiting = {pool.submit(run, *job): job for job in jobs}
@@ -238,6 +318,10 @@ def main() -> int:
                 f"shared {result.shared:+.2f} at {result.madds:.2f}× ({result.seconds:.0f} s)",
                 flush=True,
             )
+    for data, seed in itertools.product(DATA, range(given.seeds)):  # nothing else runs any more
+        those = [r for r in results.values() if (r.data, r.seed) == (data.name, seed)]
+        folders = [folder_of(data, of_name[r.method], seed, given.steps, given.out) for r in those]
+        results |= {(r.data, r.method, r.seed): r for r in (timed(those, folders, data.size) if those else ())}
     ordered = [results[job[0].name, job[1].name, job[2]] for job in jobs]
     (given.out / "results.json").write_text(json.dumps([dataclasses.asdict(r) for r in ordered], indent=2) + "\n")
     print(summary(ordered))

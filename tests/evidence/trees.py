@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from onnxmtl.policy.layout import Layout
     from onnxmtl.workflows.recommendation import Recommended
 
-BACKBONE = Path(__file__).parents[2] / "samples" / "backbones" / "resnet18-small.onnx"
+BACKBONE = Path(__file__).parents[2] / "samples" / "backbones" / "resnet14-tiny.onnx"
 TASKS = {"left": "classification", "right": "classification", "seg": "segmentation", "edges": "edges"}
 BLOCKS, BUDGET = 5, "madds<=0.6x"
 OPTIONS: Mapping[str, Any] = {
     "data": "multifashion",
-    "input_size": (24, 24),
+    "input_size": (36, 36),
     "batch_size": 16,
     "train_size": 8000,
 }

@@ -41,6 +41,23 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [cut(separator.join(scope[common:]), letters, begin=2) for scope in scopes]
 
 
+def bare_names(names: Sequence[str]) -> list[str]:
+    """The names without the scopes, before and behind, that all of them have."""
+    scopes = [name.split(".") for name in names]
+    before, behind = _common(scopes), _common([scope[::-1] for scope in scopes])
+    return [
+        ".".join(scope[before : len(scope) - behind] if before + behind < len(scope) else scope) for scope in scopes
+    ]
+
+
+def _common(scopes: Sequence[Sequence[str]]) -> int:
+    """How many leading scopes are the same in all."""
+    same = 0
+    while len(scopes) > 1 and len({tuple(scope[: same + 1]) for scope in scopes}) == 1 and same < len(scopes[0]):
+        same += 1
+    return same
+
+
 def head_height(tasks: Sequence[str]) -> float:
     """Height of the tilted names of tasks."""
     longest = max((min(len(task), 14) for task in tasks), default=0)

@@ -20,6 +20,7 @@ from onnxmtl.deploy.html.elements import (
     tile,
 )
 from onnxmtl.deploy.html.figure import Figure, inline
+from onnxmtl.deploy.html.fusion import edge_table
 from onnxmtl.deploy.html.tables import (
     budget_table,
     cost_table,
@@ -127,7 +128,13 @@ def _sharing(run: RunFiles, figures: Mapping[str, Figure]) -> str:
         return paragraph("The report lists no layers, so there is nothing to draw.")
     listed = folded("the same as a table", layer_table(run.report.sharing, run.tasks))
     tree = inline(figures["tree"]) if "tree" in figures else ""
-    return tree + inline(figures["sharing"]) + listed
+    return tree + _fusion(run.report, figures) + inline(figures["sharing"]) + listed
+
+
+def _fusion(report: Report, figures: Mapping[str, Figure]) -> str:
+    if report.fused is None or "fusion" not in figures:
+        return ""
+    return inline(figures["fusion"]) + folded("all candidate edges", edge_table(report.fused))
 
 
 def _policy(run: RunFiles, figures: Mapping[str, Figure]) -> str:

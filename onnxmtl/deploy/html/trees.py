@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from onnxmtl.deploy.html.figure import PANEL, Figure, Panel, standalone
+from onnxmtl.deploy.html.rows import bare_names
 from onnxmtl.deploy.html.theme import task_class
 from onnxmtl.deploy.svg import SANS_EM, box, cut, dot, group, label, line
 from onnxmtl.policy.layout import Group, Layout
@@ -49,7 +50,7 @@ def tree_panel(layout: Layout, title: str = "") -> Panel:
     step = min(_STEP, 0.7 * room)
     rim = min(_RIM, room - step)
     parts = [label(0, 12, title, "bold")] if title else []
-    shorter = _short(layout.blocks) if layout.blocks else [""] * len(ys)
+    shorter = bare_names(layout.blocks) if layout.blocks else [""] * len(ys)
     parts += [_block_name(layout, block, name, y) for block, (name, y) in enumerate(zip(shorter, ys, strict=True))]
     for block, groups in enumerate(layout.groups):  # ways first: boxes lie on them
         parts += _ways(layout, block, groups, xs, ys)
@@ -85,23 +86,6 @@ def _last(layout: Layout, task: int) -> Group:
 
 def _middle(tasks: Group, xs: dict[int, float]) -> float:
     return sum(xs[task] for task in tasks) / len(tasks)
-
-
-def _short(names: Sequence[str]) -> list[str]:
-    """The names without the scopes, before and behind, that all of them have."""
-    scopes = [name.split(".") for name in names]
-    before, behind = _common(scopes), _common([scope[::-1] for scope in scopes])
-    return [
-        ".".join(scope[before : len(scope) - behind] if before + behind < len(scope) else scope) for scope in scopes
-    ]
-
-
-def _common(scopes: Sequence[Sequence[str]]) -> int:
-    """How many leading scopes are the same in all."""
-    same = 0
-    while len(scopes) > 1 and len({tuple(scope[: same + 1]) for scope in scopes}) == 1 and same < len(scopes[0]):
-        same += 1
-    return same
 
 
 def _block_name(layout: Layout, block: int, name: str, y: float) -> str:

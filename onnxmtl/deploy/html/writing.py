@@ -11,6 +11,7 @@ from typing import Any
 from onnxmtl.deploy.html.charts import cost_figure, delta_figure, plane_figure
 from onnxmtl.deploy.html.curves import curves_figure
 from onnxmtl.deploy.html.figure import Figure, standalone
+from onnxmtl.deploy.html.fusion import fusion_figure
 from onnxmtl.deploy.html.policy import as_json as correlation_json
 from onnxmtl.deploy.html.policy import correlation_figure, policy_figure
 from onnxmtl.deploy.html.run_page import run_page
@@ -48,11 +49,13 @@ def figures_of(run: RunFiles) -> dict[str, Figure]:
         ]
         if run.report.layout is not None:
             found.append(layout_figure(run.report.layout))
+        if run.report.fused is not None:
+            found.append(fusion_figure(run.report.fused))
         if run.report.sharing and run.tasks:
             found.append(sharing_figure(run.report.sharing, run.tasks))
     if run.policy is not None and run.policy.sites and run.policy.tasks:
         found.append(policy_figure(run.policy, run.architecture))
-        if len(run.policy.tasks) > 1:
+        if any(len(site.tasks) > 1 for site in run.policy.sites):  # edges of fusion belong to one task each
             found.append(correlation_figure(run.policy))
     found.append(curves_figure(run.trainings, run.tasks))
     return {figure.name: figure for figure in found if figure is not None}
