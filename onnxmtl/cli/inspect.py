@@ -57,8 +57,15 @@ def inspect_command(
         Space | None, typer.Option("--space", help="Show what a search space could decide on instead.")
     ] = None,
     tasks: Annotated[
-        int, typer.Option("--tasks", min=2, help="With --space: how many tasks get a copy of a backbone.", metavar="N")
-    ] = 2,
+        int | None,
+        typer.Option(
+            "--tasks",
+            min=2,
+            help="With --space: how many tasks get a copy of a backbone.",
+            show_default="2",
+            metavar="N",
+        ),
+    ] = None,
     svg: Annotated[Path | None, typer.Option("--svg", help="Draw the blocks to this file.", metavar="FILE")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -71,13 +78,18 @@ def inspect_command(
     from onnxmtl.deploy.drawing import save_drawing
     from onnxmtl.deploy.inspect import Cuts, inspect_model
 
+    cuts = Cuts(frontier, groups, tuple(add or ()), tuple(drop or ()), scopes)
+    if space is None and tasks is not None:
+        raise typer.BadParameter("--tasks says how many networks there are: give --space fusion with it")
     if space is not None:
+        if svg is not None or cuts != Cuts():
+            raise typer.BadParameter("--space lists layers; --svg and where to cut are about blocks: leave one out")
         from onnxmtl.cli.inspect_space import show_candidates
         from onnxmtl.deploy.fusion import fusion_candidates
 
         candidates = fusion_candidates(
             path,
-            tasks=tasks,
+            tasks=tasks or 2,
             weights=weights,
             dialect=dialect.value,
             features=split_names(features),
@@ -88,7 +100,6 @@ def inspect_command(
         else:
             show_candidates(candidates)
         return
-    cuts = Cuts(frontier, groups, tuple(add or ()), tuple(drop or ()), scopes)
     found = inspect_model(
         path,
         weights=weights,

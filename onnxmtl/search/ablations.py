@@ -26,10 +26,10 @@ def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
 
     Args:
         recipe: The whole recipe.
-        names: ``regularizer`` (all that is added to the task losses), ``curriculum`` (all sites decide from the
-            start), ``warm-up`` (the stage of that name; the others stay as long as they are), ``networks`` (the stage
-            that trains every task's own network, likewise), ``sparsity``, ``sharing``, ``entropy``, ``cost`` (the
-            regularizers of that kind).
+        names: ``regularizer`` (all that is added to the task losses, penalties on weights too), ``curriculum`` (all
+            sites decide from the start), ``warm-up`` (the stage of that name; the others stay as long as they are),
+            ``networks`` (the stage that trains every task's own network, likewise), ``sparsity``, ``sharing``,
+            ``entropy``, ``cost`` (the regularizers of that kind).
 
     Raises:
         RunError: An unknown name, or the recipe has no such part.
@@ -52,7 +52,9 @@ def without(recipe: Recipe, names: Iterable[str]) -> Recipe:
         stages = tuple(stage for stage in recipe.stages if stage.relaxation != "separate")
         recipe = dataclasses.replace(recipe, stages=stages)
     gone = {loss for name in wanted for loss in _LOSSES.get(name, ())}
-    kept = {} if "regularizer" in wanted else {n: w for n, w in recipe.regularizers.items() if n not in gone}
+    if "regularizer" in wanted:
+        return dataclasses.replace(recipe, regularizers={}, penalties={})
+    kept = {name: weight for name, weight in recipe.regularizers.items() if name not in gone}
     return dataclasses.replace(recipe, regularizers=kept)
 
 
@@ -80,5 +82,5 @@ def _has(recipe: Recipe, name: str) -> bool:
     if name == "networks":
         return recipe.separates
     if name == "regularizer":
-        return bool(recipe.regularizers)
+        return bool(recipe.regularizers or recipe.penalties)
     return any(loss in recipe.regularizers for loss in _LOSSES[name])

@@ -28,7 +28,7 @@ from onnxmtl.search.relaxations import (
     softmax_weights,
 )
 from onnxmtl.search.setting import TRAIN_STREAM, Losses, Setting, figures, seed_dropout
-from onnxmtl.search.training import rates, train_weights
+from onnxmtl.search.training import rates, stitches, train_weights
 from onnxmtl.train.history import History
 from onnxmtl.train.loop import Listener, fit
 from onnxmtl.train.optimizers import build_optimizer, set_lr
@@ -98,7 +98,11 @@ class SearchStage:
         if stage.weights is not None:
             heads = module.parameters_with(Role.HEAD)
             self.optimizers["weights"] = build_optimizer(
-                stage.weights, others, heads=heads, undecayed=added, factors=rates(module, stage.weights)
+                stage.weights,
+                others,
+                heads=heads,
+                undecayed={*added, *stitches(module)},
+                factors=rates(module, stage.weights),
             )
         if stage.policy is not None and policy:
             self.optimizers["policy"] = build_optimizer(stage.policy, policy)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from onnxmtl import ops
-from onnxmtl.ir import Role
+from onnxmtl.ir import Role, role_of
 from onnxmtl.lowering import LoweredModule
 from onnxmtl.runs import Checkpoints
 from onnxmtl.search.setting import TRAIN_STREAM, Losses, Setting, figures, seed_dropout
@@ -58,7 +58,7 @@ def train_weights(
         spec,
         parameters,
         heads=module.parameters_with(Role.HEAD),
-        undecayed=losses.weighting.parameters(),
+        undecayed={*losses.weighting.parameters(), *stitches(module)},
         factors=rates(module, spec, per_task=per_task),
     )
     whole = reference or steps
@@ -103,6 +103,21 @@ def rates(module: LoweredModule, spec: OptimizerSpec, *, per_task: bool = False)
     for name in module.parameters_with():
         found[name] = found.get(name, 1.0) * spec.factor_of(module.roles[name], bias=name in biases)
     return {name: factor for name, factor in found.items() if factor != 1.0}
+
+
+def stitches(module: LoweredModule) -> set[str]:
+    """Names of the trained factors of features: α of cross-stitch units, α and β of sluice networks.
+
+    They take no weight decay: it pulls a weight to 0, and a factor of 0 is a feature that nobody reads any more, the
+    task's own one too.
+    """
+    return {
+        str(value.name)
+        for node in module.nodes
+        if node.op_type == "Mul"
+        for _, value in ops.weight_slots(node)
+        if role_of(value) is Role.FUSION
+    }
 
 
 def shares(module: LoweredModule) -> dict[str, float]:

@@ -93,7 +93,7 @@ def build_optimizer(
         spec: How they are trained.
         parameters: By name.
         heads: Names of those that `spec.head_lr` is for.
-        undecayed: Names of those that take no weight decay (the weights of losses).
+        undecayed: Names of those that take no weight decay (the weights of losses, factors of features).
         factors: What the learning rates of some are multiplied by; 1 where nothing is said.
     """
     known = factors or {}

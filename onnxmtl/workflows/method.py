@@ -62,8 +62,18 @@ def resolve(
         msg = f"--retrain {config.retrain}: recipe {recipe.name!r} does not train the selected model"
         raise RunError(msg)
     decides = any(stage.policy is not None for stage in recipe.stages)
-    if config.policy == "random" and not decides and layout is None and recipe.space != "tree":
-        msg = f"--policy random draws an architecture and recipe {recipe.title!r} has nothing to decide: leave it out"
+    if not decides and layout is None and recipe.space != "tree":
+        for is_asked, what in (
+            (config.policy == "random", "--policy random draws an architecture"),
+            (config.samples > 0, "--samples draws architectures"),
+            (config.shared_prefix > 0, "--decode-prefix decides sites"),
+            (bool(config.regularizers), "--regularizer is for steps of the policy"),
+        ):
+            if is_asked:
+                msg = f"{what} and recipe {recipe.title!r} has nothing to decide: leave it out"
+                raise RunError(msg)
+    if config.shared_prefix and recipe.space == "fusion":
+        msg = "--decode-prefix forces sites to be shared, and the sites of fusion are edges: leave it out"
         raise RunError(msg)
     if fixed and limits:
         msg = "--budget chooses an architecture and --architecture gives one: leave one of them out"
@@ -89,7 +99,8 @@ def resolve(
         msg = f"--baselines {trees[0]} is about trees: take the recipe bmtas, or give one with --layout"
         raise RunError(msg)
     cuts = {"groups": "--blocks", "at": "--at"}
-    asked = [cuts[name] for name in config.space if name in cuts]
+    # A word is a setting of soft sharing: at=stages, at=layers.
+    asked = [cuts[name] for name, value in config.space.items() if name in cuts and not isinstance(value, str)]
     if asked and recipe.space not in ("branch", "tree"):
         msg = f"{asked[0]} says where trees can branch: take the recipe bmtas, or leave it out"
         raise RunError(msg)

@@ -13,6 +13,7 @@ from onnxmtl.errors import DataError
 from onnxmtl.ir import clone
 from onnxmtl.ir.passes import PassBase
 from onnxmtl.kinds import Task, TaskSet
+from onnxmtl.lowering import to_torch
 from onnxmtl.lowering.ops import check_supported
 from onnxmtl.passes.fine_feature import AddFineFeature
 from onnxmtl.passes.heads import AttachHeads
@@ -22,6 +23,7 @@ from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.passes.spaces import layout_blocks, space
 from onnxmtl.passes.spaces.separate import Separate
 from onnxmtl.policy import Layout
+from onnxmtl.search.penalties import penalties
 from onnxmtl.search.recipe import Recipe
 from onnxmtl.search.regularizers import TIMED, regularizer
 from onnxmtl.train.labels import valid_mask
@@ -140,7 +142,7 @@ def assemble(
     """Build the search space of a multi-task graph, and let its heads start from the labels if they are `fresh`.
 
     Raises:
-        OnnxMTLError: The space, the regularizers or the data cannot be used; one clear line.
+        OnnxMTLError: The space, the regularizers, the penalties or the data cannot be used; one clear line.
     """
     options = {"seed": config.seed, **recipe.space_options}
     if layout is not None:
@@ -154,6 +156,8 @@ def assemble(
         if name == TIMED:
             settings["times"] = table  # what is measured later has the same sites
         regularizer(name, table, settings)  # refuses an unknown one
+    if recipe.penalties:
+        penalties(recipe.penalties, to_torch(supermodel))  # likewise, and one of another space
     for part, dataset in (("training", data.train), ("validation", data.val)):
         require_labels(tasks, dataset, f"data {config.data!r}: the {part} set")
     priors = label_priors(tasks, data.train) if fresh else {}

@@ -20,6 +20,7 @@ NDDR-CNN (Gao et al. 2019) is the same without Choices: ``Fusion(edges="stage-en
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -57,7 +58,7 @@ class Fusion(InPlacePass):
         own: w_own, the initial weight of a layer's own features, in [0, 1]; the j foreign ones share the rest. One
             number, or by the layer's name, 1 where a name is missing.
         activation: Behind the normalization: ``auto`` as the module says, or the same everywhere.
-        prior: Logit of ``edge`` to begin with, that of ``cut`` is 0.
+        prior: Logit of ``edge`` to begin with, finite; that of ``cut`` is 0.
         norm_epsilon: ε of the units' BatchNormalization; rounded so that 1 − ε is exact.
         norm_momentum: Share of the old running statistics that a training step keeps.
     """
@@ -102,6 +103,8 @@ class Fusion(InPlacePass):
         for name, own in self.own.items() if isinstance(self.own, Mapping) else [("own", self.own)]:
             if not 0.0 <= own <= 1.0:
                 raise Refused(f"fusion: the weight of a layer's own features is in 0 … 1, not {own:g} ({name})")
+        if not math.isfinite(self.form.prior):
+            raise Refused(f"fusion: prior is a finite logit, not {self.form.prior:g}")
         if not 0.0 < self.form.epsilon < 1.0 or not 0.0 <= self.form.momentum <= 1.0:
             numbers = f"{self.form.epsilon:g} and {self.form.momentum:g}"
             raise Refused(f"fusion: norm_epsilon lies between 0 and 1 and norm_momentum in 0 … 1, they are {numbers}")

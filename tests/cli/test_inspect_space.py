@@ -101,3 +101,11 @@ def test_refusals(capsys, tmp_path) -> None:
         fusion_candidates(tmp_path / "one.onnx")
     code, _, err = run(capsys, "inspect", tmp_path / "one.onnx", "--space", "tree")
     assert code == 2 and "fusion" in err
+    for options, words in [
+        (("--space", "fusion", "--groups", "4"), "--space lists layers"),
+        (("--space", "fusion", "--svg", tmp_path / "drawn.svg"), "--space lists layers"),
+        (("--tasks", "3"), "--tasks says how many"),
+    ]:
+        code, out, err = run(capsys, "inspect", tmp_path / "one.onnx", *options)
+        assert (code, out) == (2, "") and words in " ".join(err.split())
+    assert not (tmp_path / "drawn.svg").exists()

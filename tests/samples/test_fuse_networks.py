@@ -17,6 +17,7 @@ from onnxmtl.workflows import verify
 SAMPLE = Path(__file__).parents[2] / "samples" / "fuse_networks.py"
 
 
+@pytest.mark.slow  # three trainings; tests/workflows/test_networks.py fuses smaller networks in every run
 def test_two_different_networks_are_fused(tmp_path):
     out, text = tmp_path / "run", io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):

@@ -103,7 +103,11 @@ def test_random_edges_are_trained_as_long():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("nddr", {"policy": "random"}, "recipe 'nddr' has nothing to decide"),
+        ("nddr", {"policy": "random"}, "--policy random draws .* recipe 'nddr' has nothing to decide"),
+        ("sluice", {"samples": 2}, "--samples draws .* recipe 'sluice' has nothing to decide"),
+        ("mtan", {"shared_prefix": 1}, "--decode-prefix decides .* recipe 'mtan' has nothing to decide"),
+        ("cross-stitch", {"regularizers": {"entropy": 1.0}}, "--regularizer is .* has nothing to decide"),
+        ("mtlnas", {"shared_prefix": 1}, "--decode-prefix forces sites to be shared"),
         ("nddr", {"relaxation": "gumbel"}, "recipe 'nddr' trains no policy"),
         ("mtlnas", {"relaxation": "gumbel", "policy": "random"}, "here nothing is searched: leave it out"),
         ("mtlnas", {"retrain": "scratch"}, "does not train the selected model"),
@@ -113,6 +117,14 @@ def test_random_edges_are_trained_as_long():
 def test_options_that_contradict_each_other(name, options, words):
     with pytest.raises(RunError, match=words):
         resolve(name, CompileConfig(**options), fixed=False)
+
+
+@pytest.mark.parametrize("name", ["cross-stitch", "sluice"])
+def test_where_networks_meet_is_a_setting_and_where_trees_branch_is_not(name):
+    recipe, _ = resolve(name, CompileConfig(space={"at": "layers"}), fixed=False)
+    assert recipe.space_options["at"] == "layers"
+    with pytest.raises(RunError, match="--at says where trees can branch"):
+        resolve(name, CompileConfig(space={"at": ["conv1"]}), fixed=False)
 
 
 def test_a_relaxation_that_is_none():

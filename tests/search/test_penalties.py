@@ -11,11 +11,11 @@ from helpers.searching import STAGE, search, setting
 
 from onnxmtl.errors import RunError
 from onnxmtl.lowering import to_torch
-from onnxmtl.passes.spaces import Sluice
+from onnxmtl.passes.spaces import CrossStitch, Fusion, Mtan, Sluice
 from onnxmtl.passes.spaces.sluice import subspaces_of
 from onnxmtl.search import Recipe
 from onnxmtl.search.penalties import PENALTIES, penalties, penalty, register_penalty
-from onnxmtl.search.training import train_weights
+from onnxmtl.search.training import stitches, train_weights
 from onnxmtl.train.optimizers import OptimizerSpec
 
 SGD = OptimizerSpec("sgd", lr=1e-2, weight_decay=0.0)
@@ -77,7 +77,9 @@ def test_a_weight_step_follows_the_gradient_of_losses_and_penalties():
         torch.testing.assert_close(results[0.5][name], expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("weighting", ["static", "uncertainty", "gradnorm"])
+@pytest.mark.parametrize(
+    "weighting", ["gradnorm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("static", "uncertainty"))]
+)
 def test_training_makes_the_subspaces_orthogonal(weighting):
     """Whatever the weighting makes of the losses; without the penalty they stay as they are."""
     ends = {}
@@ -144,3 +146,26 @@ def test_refusals():
     assert penalties({"orthogonality": 0.0}, module) == []
     with pytest.raises(RunError, match="registered already"):
         register_penalty("orthogonality")(PENALTIES["orthogonality"])
+
+
+@pytest.mark.parametrize("made_by", [CrossStitch(), CrossStitch(per="channel"), Sluice()])
+def test_weight_decay_leaves_the_factors_of_features_alone(made_by):
+    """It would pull them to 0; all other weights take it."""
+    model = small_resnet({"seg": 3, "depth": 1})
+    made_by(model)
+    ends = {}
+    for decay in (0.0, 0.5):
+        module = to_torch(model)
+        train_weights(module, setting(), dataclasses.replace(SGD, weight_decay=decay), 1, name="train")
+        ends[decay] = {name: module.weight(name).detach().clone() for name in module.parameters_with()}
+    alike = {name for name, weight in ends[0.0].items() if torch.equal(weight, ends[0.5][name])}
+    factors = {name for name in ends[0.0] if name.endswith(("alpha.weight", "beta.weight"))}
+    assert factors == stitches(module) <= alike
+    assert not any(ends[0.0][name].any() for name in alike - factors)  # what is 0 stays 0
+
+
+@pytest.mark.parametrize("made_by", [Fusion(choices=False), Mtan()])
+def test_units_without_factors(made_by):
+    model = small_resnet({"seg": 3, "depth": 1})
+    made_by(model)
+    assert stitches(to_torch(model)) == set()

@@ -327,7 +327,7 @@ class Interrupting:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("at", [("single-task depth", 2), ("search", 3)])
+@pytest.mark.parametrize("at", [pytest.param(("single-task depth", 2), marks=pytest.mark.slow), ("search", 3)])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(at, compiled, pair, tmp_path, monkeypatch):
     monkeypatch.setenv("ONNXMTL_CACHE", str(tmp_path / "cache"))
     options = {**QUICK, "baselines": ("single-task", "hard-sharing"), "recipe": "mtlnas", "out": tmp_path / "run"}

@@ -138,13 +138,22 @@ def _fit_counted(made: Graphs, policy: Policy, limits: Sequence[Absolute]) -> Fi
 
 
 def _saved(made: Graphs, policy: Policy, limit: Absolute) -> float:
-    """What the emitted model has less than the table says; the largest over two architectures that differ much."""
+    """What the emitted model has less than the table says; the largest over architectures that differ much."""
     table = policy.table
-    first = {(site.index, t): 0 for site in table.sites for t in range(len(table.tasks))}
+    tried = [argmax(policy), _everywhere(policy, 0)]
+    if all("cut" in site.option_names for site in table.sites):
+        tried.append(_everywhere(policy, -1))  # units without an edge are what folds away (fusion)
     found = [0.0]
-    for architecture in dict.fromkeys((argmax(policy), Architecture.from_indices(table, first))):
+    for architecture in dict.fromkeys(tried):
         found.append(_counted_on_table(policy, architecture, limit) - limit.of(made.costs_of(architecture)))
     return max(found)
+
+
+def _everywhere(policy: Policy, option: int) -> Architecture:
+    """The same option at all sites: the first one, or the last (-1)."""
+    table = policy.table
+    taken = {(s.index, t): option % len(s.option_names) for s in table.sites for t in range(len(table.tasks))}
+    return Architecture.from_indices(table, taken)
 
 
 def _counted_on_table(policy: Policy, architecture: Architecture, limit: Absolute) -> float:

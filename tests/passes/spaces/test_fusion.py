@@ -261,6 +261,7 @@ def test_the_file_is_valid_and_two_builds_are_equal_to_the_byte(build) -> None:
         ({"own": {"relu0_0": -1}}, r"in 0 … 1, not -1 \(relu0_0\)"),
         ({"own": {"relu0_9": 1}}, r"own names 'relu0_9', which is no layer; close to it: relu0_1, relu0_0"),
         ({"own": {"xyz": 1}}, r"own names 'xyz', which is no layer; `onnxmtl inspect --space fusion` lists them"),
+        ({"prior": float("nan")}, r"prior is a finite logit, not nan"),
         ({"norm_epsilon": 0.0}, r"norm_epsilon lies between 0 and 1 .* they are 0 and 0.95"),
     ],
 )
