@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from onnxmtl.workflows import BackboneSet as BackboneSet
     from onnxmtl.workflows import compile as compile
     from onnxmtl.workflows import load as load
+    from onnxmtl.workflows import merge as merge
+    from onnxmtl.workflows import quantize as quantize
     from onnxmtl.workflows import specialize as specialize
     from onnxmtl.workflows import verify as verify
 
@@ -29,6 +31,8 @@ _HOMES = {
     "compile": "onnxmtl.workflows",
     "export_prototxt": "onnxmtl.deploy.exporting",
     "load": "onnxmtl.workflows",
+    "merge": "onnxmtl.workflows",
+    "quantize": "onnxmtl.workflows",
     "specialize": "onnxmtl.workflows",
     "verify": "onnxmtl.workflows",
 }
@@ -42,6 +46,8 @@ __all__ = [
     "compile",
     "export_prototxt",
     "load",
+    "merge",
+    "quantize",
     "specialize",
     "verify",
 ]

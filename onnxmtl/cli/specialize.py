@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,9 +17,16 @@ from onnxmtl.cli.console import (
     QuietOption,
     TrainingProgress,
     check_devices,
+    emit_json,
     is_follower,
+    show,
     tell_run,
 )
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxmtl.deploy.entry_points import EntryPoints
 
 
 class Weights(enum.StrEnum):
@@ -30,7 +37,13 @@ class Weights(enum.StrEnum):
 
 
 def specialize_command(
-    run: Annotated[Path, typer.Argument(help="Directory of a finished run of compile.", metavar="RUN")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Directory of a finished run of compile; with --entry-points alone any run, or an ONNX file.",
+            metavar="RUN",
+        ),
+    ],
     budget: Annotated[
         str, typer.Option(help="Limits of the emitted model, as madds<=0.5x or params<=0.6x,latency<=4ms.")
     ] = "",
@@ -51,6 +64,13 @@ def specialize_command(
         int, typer.Option(min=1, help="Steps between the states that --resume can go on from.")
     ] = 50,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    entry_points: Annotated[
+        bool,
+        typer.Option(
+            "--entry-points",
+            help="Cut the model into segments, so that a device computes only the tasks it is asked for.",
+        ),
+    ] = False,
     devices: DevicesOption = 1,
     accelerator: AcceleratorOption = Accelerator.AUTO,
     json: JsonOption = False,
@@ -61,8 +81,20 @@ def specialize_command(
     Reads the run's supermodel, weights and policy; needs its data set, to average running statistics anew and to
     measure. The new run has its own directory, report and certificate.
 
+    With --entry-points the tasks can be computed one without the others: the model is cut where the set of tasks that
+    need a layer changes, into RUN/entry_points (or --output), for `onnxmtl.runtime.load(DIR)(image, tasks=["depth"])`.
+    Without any other option that is all that is done, and no data is needed; else the new run's model is cut.
+
     Example: onnxmtl specialize runs/a --budget "madds<=0.5x" --weights retrained
+
+    Example: onnxmtl specialize runs/a --entry-points
     """
+    asked = budget or architecture is not None or weights is Weights.RETRAINED or steps or resume
+    if entry_points and not asked:
+        from onnxmtl.workflows import write_entry_points
+
+        _tell(write_entry_points(run, output), json=json, quiet=quiet)
+        return
     if resume and output is None:
         raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
     check_devices(devices)
@@ -85,5 +117,58 @@ def specialize_command(
             devices=devices,
             accelerator=accelerator.value,
         )
-    if not follower:
+    if follower:
+        return
+    if not entry_points:
         tell_run(done, json=json, quiet=quiet)
+        return
+    from onnxmtl.workflows import write_entry_points
+
+    cut = write_entry_points(done.path)
+    if json:
+        emit_json({"run": done.path, "model": done.model, **done.report.to_json(), "entry_points": cut.to_json()})
+    else:
+        tell_run(done, json=False, quiet=quiet)
+        _tell(cut, json=False, quiet=quiet)
+
+
+def _tell(cut: EntryPoints, *, json: bool, quiet: bool) -> None:
+    if json:
+        emit_json(cut.to_json())
+    elif quiet:
+        print(cut.path)
+    else:
+        show(*_text(cut))
+
+
+def _text(cut: EntryPoints) -> list[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    segments = Table("segment", "file", "operators", "multiply-adds", box=None, padding=(0, 3, 0, 0))
+    for row in cut.segments:
+        work = "" if row.multiply_adds is None else f"{row.multiply_adds:,}"
+        segments.add_row(Text(row.name), Text(row.file), str(row.nodes), work)
+    tasks = Table(
+        "task alone",
+        "segments that run",
+        "of all multiply-adds",
+        "max |Δ|/max |y|",
+        "ulp",
+        box=None,
+        padding=(0, 3, 0, 0),
+    )
+    for task in cut.tasks:
+        share = "" if task.share is None else f"{task.share:.1%}"
+        names = Text(", ".join(task.segments), overflow="fold")
+        tasks.add_row(
+            Text(task.task), names, share, f"{task.relative:.1e}", "" if task.ulps is None else str(task.ulps)
+        )
+    return [
+        segments,
+        "",
+        tasks,
+        "",
+        f"{cut.path}: bit for bit what {cut.model.name} computes with the runtime's optimizations off; the last "
+        "columns have the largest difference with them on",
+    ]

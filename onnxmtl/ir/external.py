@@ -150,20 +150,13 @@ def save_external(model: ir.Model, path: str | os.PathLike[str], *, threshold: i
     beside = {file: file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in (data, target)}
     inside: list[tuple[ir.Value, ir.TensorProtocol]] = []  # what was in the model, to be put back
     try:
-        offsets: dict[int, int] = {}  # by the tensor's id: one tensor is written once
         with beside[data].open("wb") as file:
+            weights = WeightsFile(file, data.name, threshold=threshold)
             for value in [value for graph in model.graphs() for value in graph.initializers.values()]:
-                tensor = value.const_value
-                if tensor is None or _stays_inside(tensor, threshold):
-                    continue
-                if id(tensor) not in offsets:
-                    offsets[id(tensor)] = file.tell()
-                    _write(tensor, file)
-                inside.append((value, tensor))
-                value.const_value = ir.ExternalTensor(
-                    data.name, offsets[id(tensor)], tensor.nbytes, tensor.dtype,
-                    shape=ir.Shape(tensor.shape.numpy()), name=str(value.name),
-                )  # fmt: skip
+                outside = weights.place(value)
+                if outside is not None and value.const_value is not None:
+                    inside.append((value, value.const_value))
+                    value.const_value = outside
         proto: onnx.ModelProto = ir.to_proto(model)
         beside[target].write_bytes(proto.SerializeToString(deterministic=True))
         for file_, temporary in beside.items():
@@ -174,6 +167,34 @@ def save_external(model: ir.Model, path: str | os.PathLike[str], *, threshold: i
         for temporary in beside.values():
             temporary.unlink(missing_ok=True)
     return target
+
+
+class WeightsFile:
+    """Tensors in one file, written once however many initializers hold them.
+
+    Args:
+        file: Open for writing.
+        location: Its name, as models beside it refer to it.
+        threshold: As for :func:`save_external`.
+        align: Every tensor begins at a multiple of this many bytes.
+    """
+
+    def __init__(self, file: BinaryIO, location: str, *, threshold: int = 1024, align: int = 1) -> None:
+        self._file, self._location, self._threshold, self._align = file, location, threshold, align
+        self._written: dict[int, tuple[int, ir.TensorProtocol]] = {}  # by the tensor's id, and the tensor to keep it
+
+    def place(self, value: ir.Value) -> ir.ExternalTensor | None:
+        """Where `value`'s tensor is in the file, written there if it is not yet; None if it stays in the model."""
+        tensor = value.const_value
+        if tensor is None or _stays_inside(tensor, self._threshold):
+            return None
+        if id(tensor) not in self._written:
+            self._file.write(b"\0" * (-self._file.tell() % self._align))
+            self._written[id(tensor)] = (self._file.tell(), tensor)
+            _write(tensor, self._file)
+        offset, _ = self._written[id(tensor)]
+        shape = ir.Shape(tensor.shape.numpy())
+        return ir.ExternalTensor(self._location, offset, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name))
 
 
 def _write(tensor: ir.TensorProtocol, file: BinaryIO) -> None:

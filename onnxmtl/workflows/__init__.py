@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from onnxmtl.deploy.exporting import export_prototxt as export_prototxt
     from onnxmtl.workflows.compilation import compile as compile
     from onnxmtl.workflows.config import CompileConfig as CompileConfig
+    from onnxmtl.workflows.entry_points import write_entry_points as write_entry_points
     from onnxmtl.workflows.importing import load as load
+    from onnxmtl.workflows.merging import merge as merge
     from onnxmtl.workflows.networks import BackboneSet as BackboneSet
     from onnxmtl.workflows.phases.emission import Compiled as Compiled
+    from onnxmtl.workflows.quantization import Quantized as Quantized
+    from onnxmtl.workflows.quantization import quantize as quantize
     from onnxmtl.workflows.recommendation import Recommended as Recommended
     from onnxmtl.workflows.recommendation import recommend as recommend
     from onnxmtl.workflows.session import Observer as Observer
@@ -26,13 +30,17 @@ _HOMES = {
     "CompileConfig": "onnxmtl.workflows.config",
     "Compiled": "onnxmtl.workflows.phases.emission",
     "Observer": "onnxmtl.workflows.session",
+    "Quantized": "onnxmtl.workflows.quantization",
     "Recommended": "onnxmtl.workflows.recommendation",
     "compile": "onnxmtl.workflows.compilation",
     "export_prototxt": "onnxmtl.deploy.exporting",
     "load": "onnxmtl.workflows.importing",
+    "merge": "onnxmtl.workflows.merging",
+    "quantize": "onnxmtl.workflows.quantization",
     "recommend": "onnxmtl.workflows.recommendation",
     "specialize": "onnxmtl.workflows.specialization",
     "verify": "onnxmtl.workflows.verification",
+    "write_entry_points": "onnxmtl.workflows.entry_points",
 }
 
 __all__ = [
@@ -40,13 +48,17 @@ __all__ = [
     "CompileConfig",
     "Compiled",
     "Observer",
+    "Quantized",
     "Recommended",
     "compile",
     "export_prototxt",
     "load",
+    "merge",
+    "quantize",
     "recommend",
     "specialize",
     "verify",
+    "write_entry_points",
 ]
 
 

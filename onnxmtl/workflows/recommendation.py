@@ -32,7 +32,8 @@ from onnxmtl.workflows.importing import load
 from onnxmtl.workflows.recommending.answering import Answer
 from onnxmtl.workflows.recommending.asking import DEFAULT_BLOCKS, Blocks, Plan, Question, split_options
 from onnxmtl.workflows.recommending.budget import parse
-from onnxmtl.workflows.recommending.costs import Emission, cost_table, with_latency
+from onnxmtl.workflows.recommending.costs import Emission, cost_table
+from onnxmtl.workflows.recommending.latency import with_latency
 from onnxmtl.workflows.recommending.store import PERFORMANCE_FILE, Performance
 from onnxmtl.workflows.source import Source
 

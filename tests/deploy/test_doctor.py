@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import types
 
 from onnxmtl import runtime
@@ -29,7 +30,7 @@ def test_two_flavours():
 
 def test_emptied_package(monkeypatch):
     """What is left of onnxruntime when one of two flavours is uninstalled: a module without InferenceSession."""
-    monkeypatch.setattr(runtime.importlib, "import_module", lambda name: types.SimpleNamespace())
+    monkeypatch.setattr(importlib, "import_module", lambda name: types.SimpleNamespace())
     health = examine(flavours=["onnxruntime"])
     assert "broken" in health.problems[0]
     assert health.repair == "pip install --force-reinstall --no-deps onnxruntime"
@@ -40,7 +41,7 @@ def test_none_installed(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(runtime.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     health = examine(flavours=[])
     assert health.problems == ("no ONNX Runtime is installed",) and "onnxmtl[cpu]" in health.repair
 

@@ -76,17 +76,19 @@ class Finished:
             raise RunError(msg)
         recipe = _recipe(path, config)
         stage = recipe.search_stages[-1].name
-        _folder(path, "decode", POLICY_FILE)
-        _folder(path, stage, WEIGHTS_FILE)
-        fingerprint = read_json(_folder(path, "import", DATA_FILE) / DATA_FILE)["fingerprint"]
-        tasks = TaskSet.from_json((_folder(path, "import", "tasks.json") / "tasks.json").read_text())
+        phase_folder(path, "decode", POLICY_FILE)
+        phase_folder(path, stage, WEIGHTS_FILE)
+        fingerprint = read_json(phase_folder(path, "import", DATA_FILE) / DATA_FILE)["fingerprint"]
+        tasks = TaskSet.from_json((phase_folder(path, "import", "tasks.json") / "tasks.json").read_text())
         return cls(path, record, CompileConfig.from_json(config), recipe, tasks, str(fingerprint), stage)
 
     @property
     def key(self) -> str:
         """A hash of all that specializing depends on in the run."""
-        files = [_folder(self.path, "import", f"{name}.onnx") / f"{name}.onnx" for name in ("backbone", "supermodel")]
-        files.append(_folder(self.path, self.stage, WEIGHTS_FILE) / WEIGHTS_FILE)
+        files = [
+            phase_folder(self.path, "import", f"{name}.onnx") / f"{name}.onnx" for name in ("backbone", "supermodel")
+        ]
+        files.append(phase_folder(self.path, self.stage, WEIGHTS_FILE) / WEIGHTS_FILE)
         return content_key([*map(file_sha256, files), file_sha256(self.path / "report.json")])
 
     @property
@@ -98,18 +100,18 @@ class Finished:
     def architecture(self) -> Architecture:
         """What the run found."""
         return Architecture.from_json(
-            (_folder(self.path, "decode", "architecture.json") / "architecture.json").read_text()
+            (phase_folder(self.path, "decode", "architecture.json") / "architecture.json").read_text()
         )
 
     def graph(self, name: str) -> ir.Model:
         """One of its graphs: ``backbone``, ``multitask`` or ``supermodel``, untrained."""
-        return graphs.load(_folder(self.path, "import", f"{name}.onnx") / f"{name}.onnx")
+        return graphs.load(phase_folder(self.path, "import", f"{name}.onnx") / f"{name}.onnx")
 
     def searched(self, supermodel: ir.Model) -> ir.Model:
         """A copy of the supermodel with the weights and logits that the search ended with."""
         trained = graphs.clone(supermodel)
         module = to_torch(trained)
-        load_weights(_folder(self.path, self.stage, WEIGHTS_FILE) / WEIGHTS_FILE, module)
+        load_weights(phase_folder(self.path, self.stage, WEIGHTS_FILE) / WEIGHTS_FILE, module)
         write_back(module, trained)
         return trained
 
@@ -126,7 +128,7 @@ class Finished:
         return Baselines(models, report.draws)
 
 
-def _folder(run: Path, phase: str, file: str) -> Path:
+def phase_folder(run: Path, phase: str, file: str) -> Path:
     """The folder of a phase, which has `file`."""
     for folder in sorted((run / "phases").glob(f"[0-9]*-{phase}")):
         if folder.name.partition("-")[2] == phase and (folder / file).is_file():

@@ -19,6 +19,7 @@ from onnxmtl import ir as graphs
 from onnxmtl import ops, runtime
 from onnxmtl.analysis.blocks import Block
 from onnxmtl.cost.count import Costs, count, elements, trainable
+from onnxmtl.deploy.bench.together import latencies
 from onnxmtl.errors import BudgetError
 from onnxmtl.ir import head_of, sources, tasks_of_nodes
 from onnxmtl.ir.passes import PassBase
@@ -28,12 +29,12 @@ from onnxmtl.passes.heads import AttachHeads, features_of
 from onnxmtl.passes.instruments import CheckInvariants, Instrument
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.passes.spaces.tree import Tree
-from onnxmtl.policy.latency import not_rising
 from onnxmtl.policy.layout import Group, Layout
 from onnxmtl.policy.parts import Part, whole_blocks
 
 COUNTED = ("multiply_adds", "parameters", "multiply_adds_trunk", "parameters_trunk")
 _AMOUNTS = COUNTED[:2]
+_SECONDS = 0.3  # for which each layout is measured, beside the others
 Probability = Callable[[Group], float]
 
 
@@ -157,11 +158,26 @@ class Emission:
 
     def latency(self, layout: Layout) -> float:
         """Milliseconds of one image in ONNX Runtime on this machine."""
-        model = self.of(layout)
-        shape = model.graph.inputs[0].shape
+        return runtime.latency(graphs.to_bytes(self.of(layout)), self._image())
+
+    def latencies(self, layouts: Sequence[Layout], *, worked: bool = False, threads: int | None = None) -> list[float]:
+        """Milliseconds of several layouts, measured in turns.
+
+        Args:
+            layouts: One or more.
+            worked: Processor time instead of the time that passes.
+            threads: Within an operator; ONNX Runtime's own choice if None.
+        """
+        made = [functools.partial(self._bytes, layout) for layout in layouts]
+        return latencies(made, self._image(), seconds=_SECONDS, worked=worked, threads=threads)
+
+    def _bytes(self, layout: Layout) -> bytes:
+        return graphs.to_bytes(self.of(layout))
+
+    def _image(self) -> runtime.Array:
+        shape = self.backbone.graph.inputs[0].shape
         assert shape is not None, "a normalized backbone knows the shape of its image"
-        sizes = [1, *(dim if isinstance(dim, int) else 3 for dim in shape[1:])]
-        return runtime.latency(graphs.to_bytes(model), np.zeros(sizes, np.float32))
+        return np.zeros([1, *(dim if isinstance(dim, int) else 3 for dim in shape[1:])], np.float32)
 
     def require_heads(self, what: str) -> None:
         """Refuse to count what needs the heads, where tasks leave open what theirs look like.
@@ -229,44 +245,6 @@ def cost_table(emission: Emission) -> CostTable:
 
 def _part(trunk: dict[Part, dict[str, int]], part: Part) -> dict[str, int]:
     return trunk.setdefault(part, dict.fromkeys(_AMOUNTS, 0))
-
-
-def with_latency(table: CostTable, emission: Emission) -> CostTable:
-    """Add the milliseconds of each block, measured on whole models: one task leaves the others at each block in turn.
-
-    The differences are what a second copy of the blocks behind takes; noise that would make one negative is averaged
-    out (isotonic regression). The task that leaves is the one whose trunk is the largest; what it and another one need
-    of a block takes time in the ratio of multiply-adds.
-
-    Raises:
-        BudgetError: Heads are not known.
-    """
-    emission.require_heads("latency")
-    depth, count = len(emission.blocks), len(table.tasks)
-    work = table.copies["multiply_adds_trunk"]
-    own = [sum(amount for amount, part in zip(work, table.parts, strict=True) if t in part.tasks) for t in range(count)]
-    leaving = own.index(max(own))
-    others = tuple(task for task in range(count) if task != leaving)
-    groups = ((leaving,), others) if others else ((leaving,),)
-    everyone = (tuple(range(count)),)
-    measured = [
-        emission.latency(Layout(table.tasks, tuple(everyone if b < point else groups for b in range(depth))))
-        for point in range(depth + 1)
-    ]
-    falling = not_rising(measured)
-    copied = [leaving in part.tasks and (len(part.tasks) > 1 or count == 1) for part in table.parts]
-    times = [0.0] * len(table.parts)
-    for block in range(depth):
-        places = [i for i, part in enumerate(table.parts) if part.block == block and copied[i]]
-        total = sum(work[i] for i in places)
-        for i in places:
-            share = work[i] / total if total else 1 / len(places)
-            times[i] = share * (falling[block] - falling[block + 1])
-    return dataclasses.replace(
-        table,
-        copies={**table.copies, "latency": tuple(times)},
-        base={**table.base, "latency": max(0.0, falling[-1] - sum(times))},
-    )
 
 
 class _Places:

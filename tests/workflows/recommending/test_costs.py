@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from helpers.compiling import write_backbone
 from helpers.graphs import GraphBuilder
 from helpers.layouts import random_layout
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onnxmtl import ops
 from onnxmtl.analysis.blocks import backbone_blocks
@@ -17,10 +21,11 @@ from onnxmtl.ir import save
 from onnxmtl.kinds import TaskSet, load_tasks
 from onnxmtl.passes.normalize import normalize
 from onnxmtl.policy.layout import Layout, count_layouts
-from onnxmtl.policy.parts import Part
+from onnxmtl.policy.parts import Part, whole_blocks
 from onnxmtl.workflows.importing import load
 from onnxmtl.workflows.recommending import budget
-from onnxmtl.workflows.recommending.costs import COUNTED, CostTable, Emission, cost_table, with_latency
+from onnxmtl.workflows.recommending.costs import COUNTED, CostTable, Emission, cost_table
+from onnxmtl.workflows.recommending.latency import calibrated, calibrating, with_latency
 
 THREE = "seg=segmentation:5,depth,room=classification:4"
 
@@ -122,6 +127,11 @@ def test_a_weight_of_two_blocks_is_counted_where_its_paths_have_parted():
         assert table.of(layout, "parameters") == emission.costs(layout).parameters, layout.text()
 
 
+def clock(monkeypatch, of):
+    """In the place of measurements."""
+    monkeypatch.setattr(Emission, "latencies", lambda self, layouts, **_: [of(layout) for layout in layouts])
+
+
 def test_latencies_of_early_tasks(tmp_path, monkeypatch):
     """The task with the largest trunk leaves: what it alone needs is never copied, and is in the base."""
     model = load(write_backbone(tmp_path / "net.onnx"), features=["early", "late"])
@@ -129,12 +139,12 @@ def test_latencies_of_early_tasks(tmp_path, monkeypatch):
     emission = Emission(model, backbone_blocks(model, 3), tasks)
     parts = cost_table(emission).parts
     assert parts == (Part(0, (0, 1, 2)), Part(1, (0, 1, 2)), Part(2, (1,)))
-    monkeypatch.setattr(Emission, "latency", lambda self, layout: 2.0 + layout.cost((3.0, 0.5, 1.25), parts=parts))
+    clock(monkeypatch, lambda layout: 2.0 + layout.cost((3.0, 0.5, 1.25), parts=parts))
     table = with_latency(cost_table(emission), emission)
     assert table.blocks("latency") == pytest.approx((3.0, 0.5, 0.0)) and table.base["latency"] == pytest.approx(3.25)
     for number in range(count_layouts(3, 3)):
         layout = Layout.from_id(table.tasks, 3, number)
-        assert table.of(layout, "latency") == pytest.approx(emission.latency(layout))
+        assert table.of(layout, "latency") == pytest.approx(2.0 + layout.cost((3.0, 0.5, 1.25), parts=parts))
 
 
 def test_separate_models_are_separate_trees(emission):
@@ -175,12 +185,55 @@ def test_traffic_scales_what_a_group_costs(emission):
 def test_latencies_explain_the_models_they_were_measured_on(emission, monkeypatch):
     """With a clock that is a sum over blocks, the table is that sum."""
     truth = (3.0, 0.5, 1.25)
-    monkeypatch.setattr(Emission, "latency", lambda self, layout: 2.0 + layout.cost(truth))
+    clock(monkeypatch, lambda layout: 2.0 + layout.cost(truth))
     table = with_latency(cost_table(emission), emission)
     assert table.blocks("latency") == pytest.approx(truth, abs=1e-12)
     for number in range(count_layouts(3, 3)):
         layout = Layout.from_id(table.tasks, 3, number)
         assert table.of(layout, "latency") == pytest.approx(2.0 + layout.cost(truth), abs=1e-9)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 4))
+def test_calibration_finds_what_explains_all_measurements(seed, tasks, depth):
+    """From any wrong table, near the right one; from the right one, nowhere."""
+    rng = np.random.default_rng(seed)
+    names = tuple("abcd"[:tasks])
+    parts, truth = whole_blocks(tasks, depth), rng.uniform(0.5, 2.0, depth)
+    layouts = list(dict.fromkeys([Layout.shared(names, depth), *calibrating(names, depth, [])]))
+    measured = [3.0 + layout.cost(truth) for layout in layouts]
+    found, base = calibrated(truth, 3.0, parts, layouts, measured)
+    assert found == pytest.approx(truth, abs=1e-9) and base == pytest.approx(3.0, abs=1e-9)
+
+    def off(times, rest):
+        return max(abs((rest + layout.cost(times)) / ms - 1) for layout, ms in zip(layouts, measured, strict=True))
+
+    wrong = truth * rng.uniform(0.5, 2.0, depth)
+    found, base = calibrated(wrong, 1.0, parts, layouts, measured)
+    assert min(*found, base) >= 0
+    assert off(found, base) <= max(0.02, 0.1 * off(wrong, 1.0))
+
+
+def test_what_the_table_is_calibrated_by():
+    names = ("a", "b", "c")
+    found = calibrating(names, 5, [])
+    assert found[0] == Layout.separate(names, 5) and len(found) == len(set(found)) == 8
+    assert calibrating(names, 5, []) == found and not set(calibrating(names, 5, found[:3])) & set(found[:3])
+    assert calibrating(("a",), 3, [Layout.shared(("a",), 3)]) == []
+
+
+def test_calibration_takes_nothing_below_nothing():
+    layouts = [Layout.shared(("a", "b"), 2), Layout.separate(("a", "b"), 2)]
+    found, base = calibrated([1.0, 1.0], 0.5, whole_blocks(2, 2), layouts, [5.0, 4.0])
+    assert min(*found, base) >= 0
+    assert calibrated([0.0, 0.0], 1.0, whole_blocks(2, 2), layouts, [1.0, 1.0]) == ([0.0, 0.0], 1.0)
+
+
+def test_a_real_machine_is_measured(emission):
+    """In turns; every layout has a time."""
+    layouts = [Layout.shared(emission.tasks.names, 3), Layout.separate(emission.tasks.names, 3)]
+    found = emission.latencies(layouts, threads=1)
+    assert len(found) == 2 and all(0 < ms < math.inf for ms in found)
 
 
 @pytest.fixture

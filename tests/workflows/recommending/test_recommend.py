@@ -452,7 +452,9 @@ def test_latency_is_measured_on_the_layout_itself(backbone, table, tmp_path, mon
     """A clock by which every copy of a block takes its index + 1 milliseconds."""
     from onnxmtl.workflows.recommending.costs import Emission
 
-    monkeypatch.setattr(Emission, "latency", lambda self, layout: layout.cost([1.0, 2.0, 3.0]))
+    clock = (1.0, 2.0, 3.0)
+    monkeypatch.setattr(Emission, "latency", lambda self, layout: layout.cost(clock))
+    monkeypatch.setattr(Emission, "latencies", lambda self, layouts: [layout.cost(clock) for layout in layouts])
     done = recommend(backbone, NORMAL, two_task=table, budget="latency<=9ms", top=9, out=tmp_path / "run")
     assert max(row.costs["latency"] for row in done.recommendation.layouts) <= 9
     fitting = [one for one in everything(done.recommendation.tasks, 3) if one.cost([1.0, 2.0, 3.0]) <= 9]

@@ -1,14 +1,7 @@
-"""Running models with ONNX Runtime: the only module that imports it.
-
-Needs numpy, onnxruntime and :mod:`onnxmtl.errors`, nothing else of the project. ::
-
-    model = onnxmtl.runtime.load("model.onnx")
-    predictions = model(image)  # float32 [N, C, H, W] -> {task: array}
-"""
+"""Sessions of ONNX Runtime: opened with the errors told in one line, run by names, timed."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import statistics
@@ -28,8 +21,6 @@ Session: TypeAlias = Any  # onnxruntime.InferenceSession: onnxruntime ships no t
 
 _ERRORS_ONLY = 3
 _INSTALL = "onnxmtl needs an ONNX Runtime: pip install 'onnxmtl[cpu]' or pip install 'onnxmtl[gpu]' (not both)"
-# What ONNX Runtime calls the element types a model's inputs and outputs can have.
-_DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 
 
 def onnxruntime() -> Any:
@@ -55,6 +46,8 @@ def session(
     providers: Sequence[str] = (CPU,),
     optimize: bool = True,
     threads: int | None = None,
+    settings: Mapping[str, str] | None = None,
+    profile: str | os.PathLike[str] | None = None,
 ) -> Session:
     """Open an ``onnxruntime.InferenceSession``.
 
@@ -64,6 +57,8 @@ def session(
             would fall back to the CPU without a word.
         optimize: Whether ONNX Runtime may rewrite the graph (fusions change the last bits of the results).
         threads: Threads within an operator; ONNX Runtime's own choice if None.
+        settings: Entries of ONNX Runtime's session configuration, as ``session.force_spinning_stop``.
+        profile: Beginning of the path that ``end_profiling`` writes its trace to; None: no profiling.
 
     Raises:
         MissingDependencyError: No ONNX Runtime, or none with the asked provider.
@@ -85,11 +80,16 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
+    for key, value in (settings or {}).items():
+        options.add_session_config_entry(key, value)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = os.fspath(profile)
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
         opened = rt.InferenceSession(source, options, providers=list(providers))
     except Exception as e:  # onnxruntime raises a dozen unrelated classes
-        msg = f"{_name(model)}: ONNX Runtime cannot load it: {_one_line(e)}"
+        msg = f"{_name(model)}: ONNX Runtime cannot load it: {one_line(e)}"
         raise ModelError(msg) from e
     if providers and providers[0] not in opened.get_providers():
         msg = f"{providers[0]} could not be started; ONNX Runtime would run on {opened.get_providers()[0]}"
@@ -123,7 +123,7 @@ def run(
     try:
         results = opened.run(names, dict(feeds))
     except Exception as e:  # as above
-        msg = f"ONNX Runtime cannot run the model: {_one_line(e)}"
+        msg = f"ONNX Runtime cannot run the model: {one_line(e)}"
         raise ModelError(msg) from e
     return dict(zip(names, results, strict=True))
 
@@ -158,71 +158,10 @@ def latency(
     return statistics.median(times)
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A loaded model, called with images. Made by :func:`load`.
-
-    Attributes:
-        session: The ONNX Runtime session.
-        input: Name of the image input.
-        shape: Its shape as in the model: numbers, and names (or None) for free dimensions.
-        dtype: Its element type.
-        outputs: Names of the outputs (the tasks), in order.
-        metadata: The model's metadata, key -> text.
-    """
-
-    session: Session
-    input: str
-    shape: tuple[int | str | None, ...]
-    dtype: np.dtype[Any]
-    outputs: tuple[str, ...]
-    metadata: dict[str, str]
-
-    def __call__(self, image: Array, outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Predict for floating-point images [N, C, H, W]; returns {task: array}, for all tasks if None.
-
-        Raises:
-            ModelError: The array is not floating point or has another shape than the model takes.
-        """
-        image = np.asarray(image)
-        fits = image.ndim == len(self.shape) and all(
-            not isinstance(want, int) or want == have for want, have in zip(self.shape, image.shape, strict=True)
-        )
-        if not fits or image.dtype.kind != "f":
-            want = ", ".join("?" if size is None else str(size) for size in self.shape)
-            have = ", ".join(map(str, image.shape))
-            msg = f"the model takes {self.dtype} images [{want}], not {image.dtype} [{have}]"
-            raise ModelError(msg)
-        return run(self.session, {self.input: image.astype(self.dtype, copy=False)}, outputs)
-
-
-def load(path: str | os.PathLike[str], *, providers: Sequence[str] = (CPU,), threads: int | None = None) -> Model:
-    """Load a model with one image input, ready to be called.
-
-    Raises:
-        MissingDependencyError: As :func:`session`.
-        ModelError: As :func:`session`, or the model has not exactly one floating-point input.
-    """
-    opened = session(path, providers=providers, threads=threads)
-    inputs = opened.get_inputs()
-    if len(inputs) != 1 or inputs[0].type not in _DTYPES:
-        found = ", ".join(f"{value.name}: {value.type}" for value in inputs) or "none"
-        msg = f"{path}: a model with one floating-point image input is needed, its inputs are: {found}"
-        raise ModelError(msg)
-    return Model(
-        session=opened,
-        input=inputs[0].name,
-        shape=tuple(inputs[0].shape),
-        dtype=np.dtype(_DTYPES[inputs[0].type]),
-        outputs=tuple(value.name for value in opened.get_outputs()),
-        metadata=dict(opened.get_modelmeta().custom_metadata_map),
-    )
-
-
 def _name(model: str | os.PathLike[str] | bytes) -> str:
     return "the model" if isinstance(model, bytes) else os.fspath(model)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """ONNX Runtime's messages span lines and open with a bracketed code."""
     return " ".join(str(error).split())
