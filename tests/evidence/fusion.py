@@ -28,7 +28,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Literal
 
-BACKBONE = Path(__file__).parents[2] / "samples" / "backbones" / "resnet18-small.onnx"
+BACKBONE = Path(__file__).parents[2] / "samples" / "backbones" / "resnet14-tiny.onnx"
 TASKS = (("seg", "segmentation"), ("normals", "normals"))  # the paper's
 CERTAIN = 0.02  # how near to 0 or 1
 BINS = (0.0, 0.02, 0.1, 0.5, 0.9, 0.98, 1.0)  # of α; the outer two are those that are certain
@@ -278,7 +278,7 @@ def verdict(results: Sequence[Result]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/evidence-fusion"))
-    parser.add_argument("--steps", type=int, default=1200, help="updates of every model")
+    parser.add_argument("--steps", type=int, default=800, help="updates of every model")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=10, help="architectures of the stochastic discretisation")
     parser.add_argument("--size", type=int, default=48, help="height and width of the images")
