@@ -31,6 +31,7 @@ from onnxmtl.ir.passes import (
     TopologicalSortPass,
 )
 from onnxmtl.ops.counting import shape_at_one
+from onnxmtl.passes.finalize.siblings import SeparateSiblings
 from onnxmtl.passes.finalize.unused import RemoveUnused
 from onnxmtl.passes.normalize.inline import InlineFunctions
 from onnxmtl.passes.normalize.inputs import CleanInputs
@@ -83,9 +84,10 @@ def preparation() -> list[PassBase]:
     """Passes that bring any ONNX model into the form that is cut; they leave what it computes as it is.
 
     Functions are expanded and constants become initializers, so that no segment has to hand them over; values have
-    types and, where they can be inferred, shapes.
+    types and, where they can be inferred, shapes. Fused siblings are separated: they would tie their tasks together.
     """
     return [
+        SeparateSiblings(),
         InlineFunctions(),
         CleanInputs(),
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

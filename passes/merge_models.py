@@ -26,6 +26,7 @@ from onnxmtl.ir import head_of, set_sources, sources, stamp, unite, value_text
 from onnxmtl.ir.copying import copy_shape
 from onnxmtl.ir.passes import PassBase, RemoveInitializersFromInputsPass
 from onnxmtl.ir.provenance import HEAD_KEY
+from onnxmtl.passes.finalize.siblings import SeparateSiblings
 from onnxmtl.passes.finalize.unused import RemoveUnused
 from onnxmtl.passes.normalize.fold_exact import FoldExactly
 from onnxmtl.passes.normalize.inline import InlineFunctions
@@ -92,7 +93,8 @@ def canonical_parts(parts: Sequence[Part]) -> dict[ir.Value, str]:
 
 def _pipeline(model: ir.Model, opset: int) -> Pipeline:
     """The steps that `model` needs. The opset converter is not called in vain: it raises the IR version too."""
-    steps: list[PassBase] = [NameNodes(), InlineFunctions(), NameNodes(), RemoveInitializersFromInputsPass()]
+    steps: list[PassBase] = [SeparateSiblings(), NameNodes(), InlineFunctions(), NameNodes()]
+    steps.append(RemoveInitializersFromInputsPass())
     imports = model.graph.opset_imports
     if 0 < imports.get("", imports.get("ai.onnx", 0)) < opset or "ai.onnx" in imports:
         steps += [ConvertOpset(opset), NameNodes()]

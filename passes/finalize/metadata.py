@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnxmtl import __version__
 from onnxmtl.ir import head_of, sources, tasks_of_nodes
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.passes.finalize.siblings import separated
 
 KIND_KEY = "onnxmtl.kind"
 VERSION_KEY = "onnxmtl.version"
@@ -42,7 +43,7 @@ class WriteMetadata(InPlacePass):
             model.metadata_props.pop(key, None)
         model.metadata_props[KIND_KEY] = FINAL
         model.metadata_props[VERSION_KEY] = __version__
-        model.metadata_props[PARTS_KEY] = json.dumps(parts(model.graph), ensure_ascii=False)
+        model.metadata_props[PARTS_KEY] = json.dumps(parts(separated(model).graph), ensure_ascii=False)
         model.producer_name, model.producer_version = "onnxmtl", __version__
         for node in model.graph:
             node.doc_string = None

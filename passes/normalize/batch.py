@@ -11,9 +11,10 @@ import onnx_ir as ir
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import Diagnostic, Namer, copy_initializer, counted, listed, new_initializer, report, stamp
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.passes.normalize.batch_sizes import BATCH, batch_axis, batch_multiple
 from onnxmtl.passes.normalize.inputs import image_input
 from onnxmtl.passes.normalize.resize import resize_height_and_width
-from onnxmtl.passes.normalize.shapes import BATCH, batch_axis, batch_multiple, infer_node
+from onnxmtl.passes.normalize.shapes import infer_node
 
 # Where a constant meets the images element by element.
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where"})

@@ -12,10 +12,11 @@ from onnxmtl.errors import ModelError
 from onnxmtl.ir import Diagnostic, Namer, is_choice, new_initializer, report, stamp
 from onnxmtl.ir.passes import InPlacePass, PassResult
 from onnxmtl.ops import is_constant, mark_constant
+from onnxmtl.passes.normalize.batch_sizes import BATCH, batch_multiple
 from onnxmtl.passes.normalize.branches import take_branch
 from onnxmtl.passes.normalize.evaluate import Array, can_evaluate, evaluate, result_elements
 from onnxmtl.passes.normalize.resize import resize_height_and_width
-from onnxmtl.passes.normalize.shapes import BATCH, batch_multiple, infer_node
+from onnxmtl.passes.normalize.shapes import infer_node
 
 # Shape arithmetic with an open batch N is evaluated for two values of N. What is equal does not depend on N; what is
 # k·N in both is k·N. Primes, so that no other number of a network is a multiple of them by accident.

@@ -13,9 +13,10 @@ from onnxmtl.analysis.features import read_features, write_features
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import Diagnostic, Namer, new_initializer, report, shape_text
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.passes.normalize.batch_sizes import batch_axis, batch_multiple
 from onnxmtl.passes.normalize.dilate import fit_reshape, forget_shapes
 from onnxmtl.passes.normalize.inputs import image_input
-from onnxmtl.passes.normalize.shapes import batch_axis, batch_multiple, infer_node, infer_shapes
+from onnxmtl.passes.normalize.shapes import infer_node, infer_shapes
 from onnxmtl.passes.normalize.spatial import constant_ints, trace
 
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import Diagnostic, report, value_text
 from onnxmtl.ir.passes import InPlacePass, PassResult
-from onnxmtl.passes.normalize.shapes import BATCH
+from onnxmtl.passes.normalize.batch_sizes import BATCH
 
 _CHANNELS = (1, 3, 4)  # of a picture: grey, RGB, RGBA
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)

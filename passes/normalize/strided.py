@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from onnxmtl.ir import Namer, new_initializer
 from onnxmtl.ir.passes import InPlacePass, PassResult
+from onnxmtl.passes.normalize.batch_sizes import batch_axis, batch_multiple, multiple_of
 from onnxmtl.passes.normalize.evaluate import Array, can_evaluate, evaluate, result_elements
 from onnxmtl.passes.normalize.fold import shape_of
-from onnxmtl.passes.normalize.shapes import batch_axis, batch_multiple, is_standard, multiple_of
+from onnxmtl.passes.normalize.shapes import is_standard
 
 # Positions that depend on the batch size are computed for two of them. Unequal primes: what is k·N in both is k·N.
 _PROBES = (3, 5)

@@ -30,8 +30,8 @@ EXPECTED = {
 }
 
 
-# Deep ones for `make test-all`: others here have their layers and joins.
-DEEP = ("inception_v2", "resnet50", "vgg19")
+# Deep ones for `make test-all`: others here, and the DenseNet of the zoo, have their layers and joins.
+DEEP = ("densenet121", "inception_v2", "resnet50", "vgg19")
 
 
 def feature_of_original(model: ir.Model, name: str, image: np.ndarray) -> np.ndarray:
