@@ -1,4 +1,4 @@
-# make demo | data | test | test-all | bench | evidence-sharing | evidence-trees | evidence-fusion | lint | setup | clean
+# make demo | data | test | test-all | test-interop | bench | evidence-sharing | evidence-trees | evidence-fusion | evidence-deploy | lint | setup | clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,17 +11,19 @@ SOURCES := onnxmtl passes tests samples
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data test test-all bench evidence-sharing evidence-trees evidence-fusion lint clean
+.PHONY: help setup demo data test test-all test-interop bench evidence-sharing evidence-trees evidence-fusion evidence-deploy lint clean
 
 help:
 	@echo "make demo      the main job on built-in data: one backbone, three tasks, one model (about 6 minutes on 2 cores)"
 	@echo "make data      real images for multifashion (Debian's package, or its files in data/) and multimnist (data/mnist)"
 	@echo "make test      every check and test (without the slow ones)"
 	@echo "make test-all  the slow ones too"
+	@echo "make test-interop  emitted models in onnxslim, onnxsim, Netron, a browser and C++ (fetches the tools into build/interop)"
 	@echo "make bench     timings, as ratios"
 	@echo "make evidence-sharing  found models against random ones of the same cost, 5 seeds, 2 data sets (hours; goes on where it stopped)"
 	@echo "make evidence-trees    predicted against trained layouts of four tasks, 2 seeds (1 to 2 hours on 2 cores; goes on where it stopped)"
 	@echo "make evidence-fusion   MTL-NAS's ablation: with and without the entropy of the edges, 3 seeds (hours; goes on where it stopped)"
+	@echo "make evidence-deploy    latency, entry points, merge, predictions, int8 (about half an hour on a quiet machine; goes on where it stopped)"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make setup     only the virtual environment, in $(VENV)"
 	@echo "make clean     removes $(VENV) and caches; runs/ stays"
@@ -82,6 +84,17 @@ test: lint
 test-all: lint
 	$(PYTEST)
 
+# Other people's tools, not part of .venv. ONNXRUNTIME_DIR=… names a release of ONNX Runtime with its C++ headers.
+INTEROP := build/interop
+
+test-interop: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(INTEROP)/tools onnxslim onnxsim netron
+	@if ! command -v npm >/dev/null; then echo "no npm here: the browser is left out"; \
+	elif [ ! -e $(INTEROP)/package/dist ]; then \
+		cd $(INTEROP) && tar -xzf "$$(npm pack --silent onnxruntime-web)" && rm -f onnxruntime-web-*.tgz; fi
+	PYTHONPATH=$(INTEROP)/tools ONNXRUNTIME_WEB=$(INTEROP)/package/dist OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q tests/deploy/test_interoperability.py tests/samples/test_edge.py
+
 bench: setup
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; PYTHONPATH=tests $(BIN)/python $$file || exit 1; done
 
@@ -94,6 +107,9 @@ evidence-trees: setup data
 
 evidence-fusion: setup
 	$(BIN)/python tests/evidence/fusion.py --out runs/evidence-fusion
+
+evidence-deploy: setup
+	$(BIN)/python tests/evidence/deploy.py --out runs/evidence-deploy
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

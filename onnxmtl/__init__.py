@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxmtl.kinds import Task as Task
     from onnxmtl.kinds import TaskSet as TaskSet
     from onnxmtl.workflows import BackboneSet as BackboneSet
+    from onnxmtl.workflows import add_task as add_task
     from onnxmtl.workflows import compile as compile
     from onnxmtl.workflows import load as load
     from onnxmtl.workflows import merge as merge
@@ -28,6 +29,7 @@ _HOMES = {
     "OnnxMTLError": "onnxmtl.errors",
     "Task": "onnxmtl.kinds",
     "TaskSet": "onnxmtl.kinds",
+    "add_task": "onnxmtl.workflows",
     "compile": "onnxmtl.workflows",
     "export_prototxt": "onnxmtl.deploy.exporting",
     "load": "onnxmtl.workflows",
@@ -43,6 +45,7 @@ __all__ = [
     "Task",
     "TaskSet",
     "__version__",
+    "add_task",
     "compile",
     "export_prototxt",
     "load",

@@ -39,3 +39,19 @@ class VerificationError(OnnxMTLError):
 
 class MissingDependencyError(OnnxMTLError):
     """An optional library is needed; the message has the command that installs it."""
+
+
+# What the extra `train` installs, by the names of its modules.
+_TRAINING = {"torch": "torch", "lightning_fabric": "lightning-fabric", "safetensors": "safetensors", "scipy": "scipy"}
+
+
+def missing_training(error: BaseException) -> MissingDependencyError | None:
+    """What to tell whoever called what trains, or reads what was trained, without the libraries for it.
+
+    Returns:
+        None if `error` is about something else.
+    """
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in _TRAINING:
+        return None
+    return MissingDependencyError(f"this needs {_TRAINING[name]}, which is not installed: pip install 'onnxmtl[train]'")

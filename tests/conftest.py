@@ -16,3 +16,14 @@ def cache(tmp_path_factory):
         del os.environ["ONNXMTL_CACHE"]
     else:
         os.environ["ONNXMTL_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_flushing():
+    """Tests end programs, but none cuts the power: what is written need not reach the disk, which takes a long time.
+
+    That everything is flushed, and when, is tested in tests/runs/test_atomic.py.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield

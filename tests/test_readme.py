@@ -110,7 +110,8 @@ def test_options_named_alone_exist():
     compiled, _ = command_of(["compile"])
     named = {word for piece in pieces() if piece.startswith("-") for word in piece.split() if word.startswith("-")}
     assert named >= {"--features", "--output-stride", "--batchnorm", "--input-size", "--resume", "--seed"}
-    others = [command_of([name])[0] for name in ("inspect", "recommend", "sweep", "bench", "quantize", "specialize")]
+    names = ("inspect", "recommend", "sweep", "bench", "quantize", "specialize", "add-task")
+    others = [command_of([name])[0] for name in names]
     assert named <= options_of(compiled).union(*map(options_of, others))
 
 

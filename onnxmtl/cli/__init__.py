@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from onnxmtl import __version__
-from onnxmtl.errors import OnnxMTLError
+from onnxmtl.errors import OnnxMTLError, missing_training
 
 
 class Command(NamedTuple):
@@ -32,6 +32,7 @@ COMMANDS = (
     Command("compile", "onnxmtl.cli.compile", "compile_command"),
     Command("recommend", "onnxmtl.cli.recommend", "recommend_command"),
     Command("specialize", "onnxmtl.cli.specialize", "specialize_command"),
+    Command("add-task", "onnxmtl.cli.add_task", "add_task_command"),
     Command("sweep", "onnxmtl.cli.sweep", "sweep_command"),
     Command("inspect", "onnxmtl.cli.inspect", "inspect_command"),
     Command("explain", "onnxmtl.cli.explain", "explain_command"),
@@ -133,6 +134,7 @@ def _told_elsewhere(error: BaseException) -> bool:
 def _line(error: BaseException) -> str:
     """What the user is told, in one line."""
     ours = next((link for link in _chain(error) if isinstance(link, OnnxMTLError)), None)
+    ours = ours or next(filter(None, map(missing_training, _chain(error))), None)
     if ours is not None:
         text = str(ours)
     elif isinstance(error, OSError) and error.strerror:

@@ -43,6 +43,8 @@ from onnxmtl.cli.training_options import (
     CheckpointEveryOption,
     DataOption,
     DataSettingsOption,
+    Float16Option,
+    FuseSiblingsOption,
     PresetOption,
     ResumeOption,
     SearchInputSizeOption,
@@ -51,7 +53,9 @@ from onnxmtl.cli.training_options import (
     TasksOption,
     TrainSizeOption,
     ValSizeOption,
+    VariantOption,
     WeightingOption,
+    check_resume,
     parse_blocks,
     parse_options,
     parse_space,
@@ -142,12 +146,7 @@ def compile_command(
             rich_help_panel=SEARCH,
         ),
     ] = None,
-    variant: Annotated[
-        str,
-        typer.Option(
-            help="Of the recipe: paper (as printed), released (as its authors' code).", rich_help_panel=SEARCH
-        ),
-    ] = "",
+    variant: VariantOption = "",
     preset: PresetOption = "",
     without: Annotated[
         list[str] | None,
@@ -267,6 +266,8 @@ def compile_command(
     fold: Annotated[
         bool, typer.Option("--fold/--no-fold", help="Fold normalization into convolutions.", rich_help_panel=RUN)
     ] = True,
+    fuse_siblings: FuseSiblingsOption = False,
+    float16: Float16Option = False,
     checkpoint_every: CheckpointEveryOption = 50,
     resume: ResumeOption = False,
     tensorboard: Annotated[
@@ -300,12 +301,10 @@ def compile_command(
         "groups": parse_blocks(blocks),
         "at": at,
     }
-    size = parse_size(input_size) if input_size else (0, 0)
-    search_size = parse_size(search_input_size, "--search-input-size") if search_input_size else (0, 0)
+    size, search_size = parse_size(input_size), parse_size(search_input_size, "--search-input-size")
     settings = parse_space(space_option or [])
     pulls, options = parse_weights(regularizer or []), parse_options(data_option or [])
-    if resume and output is None:
-        raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
+    check_resume(resume, output)
     check_devices(devices)
 
     from onnxmtl.passes.instruments import DumpOnnx
@@ -342,6 +341,8 @@ def compile_command(
         baselines=split_names([baselines]),
         random_draws=random_draws,
         fold=fold,
+        fuse_siblings=fuse_siblings,
+        float16=float16,
     )
     follower = is_follower(devices)  # says nothing, and writes nothing
     with (

@@ -54,8 +54,10 @@ BatchNormOption = Annotated[
 ]
 
 
-def parse_size(text: str, option: str = "--input-size") -> tuple[int, int]:
-    """``"64x96"`` or ``"64"`` -> (height, width)."""
+def parse_size(text: str | None, option: str = "--input-size") -> tuple[int, int]:
+    """``"64x96"`` or ``"64"`` -> (height, width); (0, 0), the model's own size, where nothing is given."""
+    if not text:
+        return 0, 0
     parts = text.lower().split("x")
     if len(parts) not in (1, 2) or not all(part.isdigit() and int(part) > 0 for part in parts):
         msg = f"{option} takes HEIGHTxWIDTH, as 64x96, not {text!r}"

@@ -41,6 +41,8 @@ from onnxmtl.cli.training_options import (
     ResumeOption,
     TrainSizeOption,
     ValSizeOption,
+    check_resume,
+    parse_blocks,
     parse_options,
 )
 
@@ -71,16 +73,6 @@ class Decoder(enum.StrEnum):
 
     EXACT = "exact"
     GREEDY = "greedy"
-
-
-def parse_blocks(text: str) -> tuple[int, tuple[int, ...]]:
-    """``"5"`` -> (5, ()): a number of blocks; ``"1,3,4,6,3"`` -> (0, sizes): how many fine blocks make each one."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        msg = f"--blocks takes a number, as 5, or how many found blocks make each one, as 1,3,4,6,3, not {text!r}"
-        raise typer.BadParameter(msg)
-    numbers = tuple(map(int, parts))
-    return (numbers[0], ()) if len(numbers) == 1 else (0, numbers)
 
 
 def recommend_command(
@@ -232,11 +224,9 @@ def recommend_command(
     Example: onnxmtl recommend net.onnx --tasks t.toml --two-task table.csv --top 10 --budget "models<=2" --json
     Example: onnxmtl recommend runs/recommend-1 --budget "params<=12M" --sweep
     """
-    size = parse_size(input_size) if input_size else (0, 0)
-    count, sizes = parse_blocks(blocks) if blocks else (0, ())
+    size, groups = parse_size(input_size), parse_blocks(blocks)
     options = parse_options(data_option or [])
-    if resume and output is None:
-        raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
+    check_resume(resume, output)
     if workers > 1 and ray is not None:
         raise typer.BadParameter("--workers and --ray both say where to train: leave one of them out")
 
@@ -282,7 +272,11 @@ def recommend_command(
                 train_random=train_random,
                 train_given=tuple(map(str, train_layout or ())),
             ),
-            blocks=Blocks(count, sizes, split_names(at)),
+            blocks=Blocks(
+                groups if isinstance(groups, int) else 0,
+                tuple(groups) if isinstance(groups, list) else (),
+                split_names(at),
+            ),
             two_task=two_task,
             weights=weights,
             dialect=dialect.value,

@@ -22,6 +22,7 @@ from onnxmtl.cli.console import (
     show,
     tell_run,
 )
+from onnxmtl.cli.training_options import FLOAT16, FUSE_SIBLINGS, check_resume
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,6 +65,13 @@ def specialize_command(
         int, typer.Option(min=1, help="Steps between the states that --resume can go on from.")
     ] = 50,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    fuse_siblings: Annotated[
+        bool | None,
+        typer.Option("--fuse-siblings/--no-fuse-siblings", help=FUSE_SIBLINGS, show_default="as the run"),
+    ] = None,
+    float16: Annotated[
+        bool | None, typer.Option("--float16/--no-float16", help=FLOAT16, show_default="as the run")
+    ] = None,
     entry_points: Annotated[
         bool,
         typer.Option(
@@ -87,16 +95,18 @@ def specialize_command(
 
     Example: onnxmtl specialize runs/a --budget "madds<=0.5x" --weights retrained
 
+    Example: onnxmtl specialize runs/a --float16 -o runs/a-half
+
     Example: onnxmtl specialize runs/a --entry-points
     """
-    asked = budget or architecture is not None or weights is Weights.RETRAINED or steps or resume
+    other = budget or architecture is not None or fuse_siblings is not None or float16 is not None
+    asked = other or weights is Weights.RETRAINED or steps or resume
     if entry_points and not asked:
         from onnxmtl.workflows import write_entry_points
 
         _tell(write_entry_points(run, output), json=json, quiet=quiet)
         return
-    if resume and output is None:
-        raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
+    check_resume(resume, output)
     check_devices(devices)
 
     from onnxmtl.workflows import specialize
@@ -109,6 +119,8 @@ def specialize_command(
             architecture=architecture,
             weights=weights.value,
             steps=steps,
+            fuse_siblings=fuse_siblings,
+            float16=float16,
             out=output,
             resume=resume,
             observer=progress,

@@ -36,7 +36,9 @@ from onnxmtl.cli.training_options import (
     TasksOption,
     TrainSizeOption,
     ValSizeOption,
+    VariantOption,
     WeightingOption,
+    check_resume,
     parse_blocks,
     parse_options,
     parse_weights,
@@ -67,9 +69,7 @@ def sweep_command(
     recipe: Annotated[
         str, typer.Option(help="Search method: bmtas, automtl, adashare.", rich_help_panel=SEARCH)
     ] = "bmtas",
-    variant: Annotated[
-        str, typer.Option(help="Of the recipe: paper (as printed), released.", rich_help_panel=SEARCH)
-    ] = "",
+    variant: VariantOption = "",
     preset: PresetOption = "",
     blocks: BlocksOption = None,
     at: AtOption = None,
@@ -119,12 +119,10 @@ def sweep_command(
     Example: onnxmtl sweep net.onnx --tasks seg=segmentation,depth --regularizer multiply_adds=0,0.3,1,3 -o runs/s
     """
     name, grid = parse_grid(regularizer)
-    size = parse_size(input_size) if input_size else (0, 0)
-    search_size = parse_size(search_input_size, "--search-input-size") if search_input_size else (0, 0)
+    size, search_size = parse_size(input_size), parse_size(search_input_size, "--search-input-size")
     space: dict[str, Any] = {"shared_prefix": shared_prefix, "groups": parse_blocks(blocks), "at": at}
     pulls, options = parse_weights(fixed or []), parse_options(data_option or [])
-    if resume and output is None:
-        raise typer.BadParameter("--resume needs --output, the directory of the sweep to go on with")
+    check_resume(resume, output, "sweep")
 
     from rich.table import Table
     from rich.text import Text

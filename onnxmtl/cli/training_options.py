@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +32,10 @@ ValSizeOption = Annotated[
     int, typer.Option(min=0, help="Validation samples; 0: the data set's default.", rich_help_panel=DATA)
 ]
 
+VariantOption = Annotated[
+    str,
+    typer.Option(help="Of the recipe: paper (as printed), released (as its authors' code).", rich_help_panel=SEARCH),
+]
 PresetOption = Annotated[
     str, typer.Option(help="The recipe's published numbers for a data set, as nyuv2.", rich_help_panel=SEARCH)
 ]
@@ -79,10 +84,23 @@ WeightingOption = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+FUSE_SIBLINGS = "Fuse convolutions of several tasks on one input where that saves work on a CPU: where they are narrow."
+FLOAT16 = "Emit a model that computes in float16 where that is safe: half the file; input and outputs stay float32."
+FuseSiblingsOption = Annotated[
+    bool, typer.Option("--fuse-siblings/--no-fuse-siblings", help=FUSE_SIBLINGS, rich_help_panel=RUN)
+]
+Float16Option = Annotated[bool, typer.Option("--float16/--no-float16", help=FLOAT16, rich_help_panel=RUN)]
 CheckpointEveryOption = Annotated[
     int, typer.Option(min=1, help="Steps between the states that --resume can go on from.", rich_help_panel=RUN)
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel=RUN)]
+
+
+def check_resume(resume: bool, output: Path | None, what: str = "run") -> None:
+    """Refuse ``--resume`` without the directory of `what` is to go on."""
+    if resume and output is None:
+        msg = f"--resume needs --output, the directory of the {what} to go on with"
+        raise typer.BadParameter(msg)
 
 
 def parse_weights(entries: list[str]) -> dict[str, float]:

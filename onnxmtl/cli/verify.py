@@ -30,7 +30,7 @@ def verify_command(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Check that an emitted model still is, and still computes, what was trained.
+    """Check that an emitted model still is, and still computes, what was trained (or quantized).
 
     Its weights and operators are compared with those recorded when it was emitted, and the recorded inputs are
     computed again with ONNX Runtime. The result is written to verify.json beside the model; exits with 1 if
@@ -68,8 +68,9 @@ def _text(report: VerifyReport) -> list[RenderableType]:
             cells.append("" if check.torch_error is None else f"{check.torch_error:.1e}")
         table.add_row(*cells)
     file = "the emitted file, byte for byte" if report.same_file else "not byte for byte the emitted file"
+    tolerances = f"relative {report.plain_tolerance:.0e}, optimized {report.optimized_tolerance:.0e}"
     summary = (
         f"{report.model}: {report.weights} weights and {report.operators} operators compared; {file}\n"
-        f"allowed: relative {report.plain_tolerance:.0e}, optimized {report.optimized_tolerance:.0e}"
+        f"{report.precision}; allowed: {tolerances}"
     )
     return [table, summary, "verified" if report.passed else f"{len(report.problems)} problem(s)"]

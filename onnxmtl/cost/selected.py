@@ -35,40 +35,48 @@ class SelectedCosts:
         parameters_trunk: Without those that only heads use.
         multiply_adds: Executed by one run of all tasks.
         multiply_adds_trunk: Without the heads'.
+        latency: What the table of measured times adds up to; 0 without one.
     """
 
     parameters: Int64
     parameters_trunk: Int64
     multiply_adds: Int64
     multiply_adds_trunk: Int64
+    latency: Int64
 
 
 class SelectedCost:
-    """Counts architectures of one table, many at once; prepared once."""
+    """Counts architectures of one table, many at once; prepared once.
 
-    def __init__(self, table: SiteTable) -> None:
+    Args:
+        table: The sites.
+        times: The same sites with measured times in the place of multiply-adds, if they are to be added up as well.
+    """
+
+    def __init__(self, table: SiteTable, times: SiteTable | None = None) -> None:
         self.table = table
         # All options of all sites side by side are the columns; one last column is always taken (no site).
         starts = [0, *itertools.accumulate(len(site.options) for site in table.sites)]
         self._sites = np.array([s for s, site in enumerate(table.sites) for _ in site.options], np.int64)
         self._options = np.array([o for site in table.sites for o in range(len(site.options))], np.int64)
         relations = Relations()
-        copied: dict[tuple[int, tuple[int, ...], int, bool], Int64] = {}  # -> (multiply-adds, parameters)
+        copied: dict[tuple[int, tuple[int, ...], int, bool], Int64] = {}  # -> (multiply-adds, parameters, time)
         weights_of_groups = [item for weight in table.weight_items if (item := weight.per_group) is not None]
-        for which, items in enumerate((table.cost_items, weights_of_groups)):
+        timed = () if times is None else times.cost_items
+        for which, items in enumerate((table.cost_items, weights_of_groups, timed)):
             for item in items:
                 outside = item.site is None or item.option is None
                 column = starts[-1] if outside else starts[item.site or 0] + (item.option or 0)
                 number = relations.number(item.agree) if len(item.tasks) > 1 else 0
                 key = (column, item.tasks, number, item.head)
-                copied.setdefault(key, np.zeros(2, np.int64))[which] += item.cost
+                copied.setdefault(key, np.zeros(3, np.int64))[which] += item.cost
         self._parts = relations.parts
         self._columns = np.array([key[0] for key in copied], np.int64)
         self._passing = np.array([[t in key[1] for t in range(len(table.tasks))] for key in copied], bool)
         self._passing = self._passing.reshape(-1, len(table.tasks))
         self._numbers = np.array([key[2] for key in copied], np.int64)
         heads = [key[3] for key in copied]
-        costs = np.array(list(copied.values()), np.int64).reshape(-1, 2)
+        costs = np.array(list(copied.values()), np.int64).reshape(-1, 3)
         self._costs = np.concatenate([_with_and_without_heads(column.tolist(), heads) for column in costs.T], 1)
         weights: dict[tuple[tuple[int, ...], bool], int] = {}
         for weight in table.weight_items:
@@ -95,14 +103,14 @@ class SelectedCost:
         stored = taken.reshape(count, -1)[:, self._uses].any(-1) @ self._sizes
         equal = np.stack(self._relations(picks))
         takes = taken[:, self._columns] & self._passing
-        copies = np.zeros((count, 4), np.int64)  # of executions and of weights, each with and without heads
+        copies = np.zeros((count, 6), np.int64)  # of executions, weights and times, each with and without heads
         for t in range(tasks):
             new = takes[:, :, t]
             for s in range(t):  # an item is a task's own execution if no task before it runs the same one
                 new = new & ~(takes[:, :, s] & equal[self._numbers, :, s, t].T)
             copies += new @ self._costs
-        stored = stored + copies[:, 2:]
-        return SelectedCosts(stored[:, 0], stored[:, 1], copies[:, 0], copies[:, 1])
+        stored = stored + copies[:, 2:4]
+        return SelectedCosts(stored[:, 0], stored[:, 1], copies[:, 0], copies[:, 1], copies[:, 4])
 
     def _relations(self, picks: Int64) -> list[_Bool]:
         """Per part of what lies above, which tasks hold the same value: [architectures, tasks, tasks]."""

@@ -11,12 +11,15 @@ import numpy as np
 
 from onnxmtl.errors import MissingDependencyError, ModelError
 from onnxmtl.frontends.onnx import load
+from onnxmtl.passes.finalize import SeparateSiblings
+from onnxmtl.passes.normalize.precision import ToFloat32
+from onnxmtl.passes.pipelines import Pipeline
 
 _INSTALL = "--against torch needs torch: pip install 'onnxmtl[train]'"
 
 
 def torch_outputs(file: Path, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Lower the model in `file` to torch and run it on `inputs`.
+    """Lower the model in `file` to torch and run it on `inputs`, in float32.
 
     Returns:
         Name of the output -> array.
@@ -31,7 +34,8 @@ def torch_outputs(file: Path, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dic
         from onnxmtl.lowering import to_torch
     except ModuleNotFoundError as error:
         raise MissingDependencyError(_INSTALL) from error
-    module = to_torch(load(file)).eval()
+    model = Pipeline([SeparateSiblings(), ToFloat32()], name="to torch")(load(file)).model
+    module = to_torch(model).eval()
     if len(inputs) != 1:
         msg = f"{file}: the certificate has {len(inputs)} inputs; torch recomputes models with one image input"
         raise ModelError(msg)

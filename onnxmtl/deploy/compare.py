@@ -27,6 +27,7 @@ COSTS = (
     ("multiply-adds, without sharing", "multiply_adds_unshared", ""),
     ("file size", "file_bytes", "B"),
 )
+_SEPARATE = ("fusion", "cross_stitch", "sluice")  # search spaces of networks side by side
 _LEFT_OUT = {"with_recipe", "tasks", "architecture", "threads", "model", "weights"}  # long, or hashes
 
 
@@ -80,6 +81,7 @@ class Comparison:
         change: Per run the mean of the common tasks' changes against the first run.
         costs: Of the found models.
         ratios: Cost -> per run its ratio to the first run's; empty if the runs have different tasks.
+        edges: Per run (kept, candidates) of the edges between separate networks; None where a run has no such edges.
         settings: Options that are not the same in all runs -> per run their value.
         remarks: What to keep in mind, one sentence each.
     """
@@ -93,6 +95,7 @@ class Comparison:
     change: tuple[float, ...]
     costs: tuple[Costs, ...]
     ratios: Mapping[str, tuple[float, ...]]
+    edges: tuple[tuple[int, int] | None, ...]
     settings: Mapping[str, tuple[str, ...]]
     remarks: tuple[str, ...]
 
@@ -140,6 +143,7 @@ def compare_runs(runs: Sequence[RunFiles]) -> Comparison:
         change=tuple(_mean([task.change[i] for task in tasks]) for i in range(len(runs))),
         costs=costs,
         ratios={field: _ratios(costs, field) for _, field, _ in COSTS} if same else {},
+        edges=tuple(None if one.fused is None else (len(one.fused.kept), len(one.fused.edges)) for one in reports),
         settings=_settings(runs),
         remarks=tuple(_remarks(runs, names, kinds, [task.task for task in common])),
     )
@@ -247,12 +251,23 @@ def _remarks(
         remarks.append("The runs were validated on different data; their metrics cannot be compared.")
     if len({run.source("name") for run in runs}) > 1:
         remarks.append("The runs have different backbones.")
+    side_by_side = [name for name, run in zip(names, runs, strict=True) if _space(run) in _SEPARATE]
+    if side_by_side:
+        remarks.append(
+            f"{', '.join(side_by_side)}: a network per task, which give each other features; no layer is shared, and "
+            "what the outputs of several tasks need is executed once."
+        )
     without = [name for name, run in zip(names, runs, strict=True) if run.report and "found" not in run.report.delta]
     if without:
         remarks.append(
             f"No Δ against single-task models in {', '.join(without)}: none were trained, or the run is older."
         )
     return remarks
+
+
+def _space(run: RunFiles) -> str:
+    recipe = run.config.get("with_recipe")
+    return str(recipe.get("space", "")) if isinstance(recipe, Mapping) else ""
 
 
 # Text
@@ -286,8 +301,11 @@ def cost_rows(comparison: Comparison) -> list[list[str]]:
             ratio = f" ({ratios[i]:.3f}×)" if i and ratios and math.isfinite(ratios[i]) else ""
             cells.append(amount(getattr(cost, field), unit) + ratio)
         rows.append([title, *cells])
-    once = [f"{cost.executed_once:.1%}" for cost in comparison.costs]
-    return [*rows, ["executed once for several tasks", *once]]
+    rows.append(["executed once for several tasks", *(f"{cost.executed_once:.1%}" for cost in comparison.costs)])
+    if any(comparison.edges):
+        kept = ["–" if edges is None else f"{edges[0]} of {edges[1]}" for edges in comparison.edges]
+        rows.append(["edges between networks", *kept])
+    return rows
 
 
 def setting_rows(comparison: Comparison) -> list[list[str]]:

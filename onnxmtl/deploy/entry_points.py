@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ import onnx_ir as ir
 
 from onnxmtl import ops, runtime
 from onnxmtl.deploy.parity import random_feeds, same_bits, ulps
+from onnxmtl.deploy.results import finite
 from onnxmtl.deploy.verify import MODEL_FILE
 from onnxmtl.errors import ModelError, VerificationError
 from onnxmtl.frontends.onnx import load
+from onnxmtl.ir import save
 from onnxmtl.ir.external import WeightsFile
+from onnxmtl.passes._handing import hand_over_float32
 from onnxmtl.passes.entry_points import Rates, Segment, join_small, preparation, segment_model, segments_of
+from onnxmtl.passes.finalize import separated
 from onnxmtl.passes.instruments import relative_error
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.runs import atomic_directory, file_sha256, write_json
@@ -115,7 +120,8 @@ def write_entry_points(
 
     Returns:
         What was written. With the runtime's optimizations off it computes the same bits as the model, for every task
-        alone and for all together, on one batch of random images.
+        alone and for all together, on one batch of random images; the same bits as the model with its fused siblings
+        separated, if it has any, for separately they are cut.
 
     Raises:
         ModelError: There is no such model, it is a supermodel, has control flow, or not exactly one image input.
@@ -125,17 +131,24 @@ def write_entry_points(
     """
     file = Path(model) / MODEL_FILE if Path(model).is_dir() else Path(model)
     target = file.parent / FOLDER if out is None else Path(out)
-    prepared = Pipeline(preparation(), name="entry points")(load(file)).model
+    whole = load(file)
+    apart = separated(whole)
+    prepared = Pipeline(preparation(), name="entry points")(whole).model
     image = _image_input(prepared, file)
     segments = segments_of(prepared)
     if join:
         segments = join_small(prepared, segments, rates)
+    segments = hand_over_float32(prepared, segments)
     rows = _rows(prepared, segments)
     with atomic_directory(target) as beside:
         _write_models(prepared, segments, rows, beside)
         content = {**_head(prepared, image, file), **_body(segments, rows)}
         write_json(beside / runtime.MANIFEST_FILE, content)
-        differences = _compare(file, beside)
+        with tempfile.TemporaryDirectory(prefix="onnxmtl-") as folder:
+            exact = file if apart is whole else save(apart, Path(folder, MODEL_FILE))
+            differences = _compare(file, exact, beside)
+        told = {task: {"ulps": steps, "relative": error} for task, (steps, error) in differences.items()}
+        write_json(beside / runtime.MANIFEST_FILE, {**content, "differences": finite(told)})
         weight_bytes = (beside / WEIGHTS_FILE).stat().st_size
         manifest = runtime.Manifest.read(beside)
     return EntryPoints(target, file, weight_bytes, rows, _tasks(manifest, rows, differences))
@@ -223,15 +236,15 @@ def _shape(value: ir.Value) -> list[int | str | None] | None:
     return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
 
 
-def _compare(file: Path, folder: Path) -> Mapping[str, tuple[int | None, float]]:
+def _compare(file: Path, exact: Path, folder: Path) -> Mapping[str, tuple[int | None, float]]:
     """Task -> how far it is from the model's own output with optimizations on: ulps, and relative.
 
     Raises:
-        VerificationError: With them off there is a difference at all.
+        VerificationError: With them off there is a difference from `exact` at all.
     """
     found: dict[str, tuple[int | None, float]] = {}
     for optimize in (False, True):
-        opened = runtime.session(file, optimize=optimize)
+        opened = runtime.session(file if optimize else exact, optimize=optimize)
         feeds = random_feeds(opened)
         whole = runtime.run(opened, feeds)
         del opened  # two copies of the weights are enough

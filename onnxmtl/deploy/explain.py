@@ -20,7 +20,7 @@ from onnxmtl.errors import ModelError, OnnxMTLError, RunError
 from onnxmtl.frontends.source import Dialect, read
 from onnxmtl.ir import Diagnostic, diagnostics, is_supermodel
 from onnxmtl.ir.passes import PassBase
-from onnxmtl.passes.finalize import DedupInitializers, FoldBatchNorm
+from onnxmtl.passes.finalize import DedupInitializers, FoldBatchNorm, separated
 from onnxmtl.passes.normalize import normalize
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.passes.select.merge import MergeEqualNodes
@@ -95,7 +95,7 @@ def explain(
         return (*_stage("import", diagnostics(model)), *_tried("select", model, [MergeEqualNodes()]))
     if any(key.startswith("onnxmtl.") for key in model.metadata_props):
         _refuse_options(target, "a model that onnxmtl emitted", chosen != ImportOptions())
-        return tuple(_of_multitask(model))
+        return tuple(_of_multitask(separated(model)))
     return tuple(_of_backbone(model, chosen))
 
 

@@ -22,6 +22,8 @@ from onnxmtl.errors import ModelError, OnnxMTLError
 from onnxmtl.frontends.source import Dialect
 from onnxmtl.ir import Role, is_supermodel, role_of
 from onnxmtl.kinds import TaskSet
+from onnxmtl.passes.finalize import separated
+from onnxmtl.passes.finalize.half import FLOAT16, PRECISION_KEY
 from onnxmtl.passes.spaces.tree import LAYOUT_KEY
 from onnxmtl.policy.layout import Layout
 
@@ -154,7 +156,11 @@ def inspect_model(
         ModelError: The file is no model, a name is not in it, or it cannot be cut as asked.
     """
     opened = open_model(path, weights=weights, dialect=dialect, features=features, input_size=input_size)
-    model, remarks = opened.model, list(opened.remarks)
+    model, remarks = separated(opened.model), list(opened.remarks)
+    if model is not opened.model:
+        remarks.append("fused siblings are shown as the convolutions of the tasks that they are made of")
+    if model.metadata_props.get(PRECISION_KEY) == FLOAT16:
+        remarks.append("computes in float16 where that is safe; input and outputs are float32")
     choices = is_supermodel(model)
     found = _blocks(model, cuts, remarks)
     profile = _profile(model, remarks)

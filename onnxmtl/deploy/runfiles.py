@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from onnxmtl.deploy.ondevice import QUANTIZATION_FILE, OnDevice, read_device
 from onnxmtl.deploy.recommendation import RECOMMENDATION_FILE
 from onnxmtl.deploy.results import DrawResult, Report
 from onnxmtl.errors import ModelError, RunError
@@ -121,6 +122,7 @@ class RunFiles:
         trainings: In the order in which they ran.
         phases: Names of the phases that are done, in order.
         remarks: One sentence per part that is not there.
+        device: Parity, latency, int8 models, entry points.
     """
 
     path: Path
@@ -133,6 +135,7 @@ class RunFiles:
     trainings: tuple[Training, ...]
     phases: tuple[str, ...]
     remarks: tuple[str, ...]
+    device: OnDevice = dataclasses.field(default_factory=OnDevice)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -154,11 +157,15 @@ class RunFiles:
         return str(value) if value else ""
 
 
-def read_run(path: str | os.PathLike[str]) -> RunFiles:
+def read_run(path: str | os.PathLike[str], quantized: Sequence[str | os.PathLike[str]] = ()) -> RunFiles:
     """Read the directory of a run, finished or not.
 
+    Args:
+        path: The directory.
+        quantized: Directories of int8 models of it, besides those that lie in it or beside it.
+
     Raises:
-        RunError: It is no run.
+        RunError: It is no run, or one of `quantized` is no int8 model of it.
     """
     folder = Path(path)
     record = _record(folder)
@@ -185,6 +192,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFiles:
     trainings = _trainings(folder, remarks)
     if not trainings and phases:
         remarks.append("No training curves were kept: an earlier version made the run, or nothing was trained yet.")
+    device = read_device(folder, remarks, quantized)
     return RunFiles(
         path=folder,
         record=record,
@@ -196,6 +204,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFiles:
         trainings=trainings,
         phases=phases,
         remarks=tuple(remarks),
+        device=device,
     )
 
 
@@ -206,6 +215,8 @@ def _record(folder: Path) -> Mapping[str, Any]:
         msg = f"{folder}: {reason}; {hint}"
         raise RunError(msg)
     if not (folder / RUN_FILE).is_file():
+        if (folder / QUANTIZATION_FILE).is_file():
+            hint = "it is what quantize wrote: give the run of the float model, and this one with --quantized"
         msg = f"{folder}: is no run, it has no {RUN_FILE}; {hint}"
         raise RunError(msg)
     record = read_json(folder / RUN_FILE)

@@ -1,103 +1,186 @@
-"""Trees by measured time: what a block takes, and a table whose costs are microseconds.
+"""What the parts of a model take on this machine: a table from runs of whole models, so that times can be added up.
 
-A block alone, cut out and timed, tells little of what it takes within a model. So whole models are measured, in which
-one task leaves the others at one block after the other; the difference between neighbours is what a second copy of a
-block takes. The table with these times serves as any other: expected cost, decoders, counts. Only a measurement of the
-emitted model says whether a limit is kept (:mod:`onnxmtl.policy.measured`).
+A part timed alone tells little of what it takes within a model: the caches are full of other things, and what lies
+between the parts is missing. Whole models tell what they take all together. So the times of parts start from a guess
+(multiply-adds, or each operator timed alone), and are moved, each by as little of itself as will do, to what explains
+measurements of some whole models: with a_L the copies that a model L has of each part, m_L its time and t₀ the guess,
+
+    c = argmin_c Σ_L ((c·a_L·t₀ − m_L) / m_L)²,     s_j = max(c·t₀_j, a tenth of their mean)
+    t = argmin_{t ≥ 0} Σ_L ((a_L·t − m_L) / m_L)² + λ Σ_j ((t_j − c·t₀_j) / s_j)²
+
+λ is the variance of a measurement over that of the guess: the one by which each of these models is told best from the
+others. Such a table serves as any other: expected cost, decoders, counts. Only a measurement of the emitted model says
+whether a limit is kept (:mod:`onnxmtl.policy.measured`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from onnxmtl.analysis.table import CostItem, SiteTable
+import numpy as np
+
+from onnxmtl.analysis.table import Site, SiteTable
+from onnxmtl.cost.selected import SelectedCost, picks_of
 from onnxmtl.errors import ModelError
 from onnxmtl.policy.architecture import Architecture
+
+Float64 = np.ndarray[Any, np.dtype[np.float64]]
+
+CALIBRATING = 9
+"""Whole models that a table is made from."""
+
+_TRUSTS = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)  # λ; the first of equally good ones is taken
+_LEAST = 0.1  # of the mean: a part that is guessed to take nothing may take something
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Microseconds of one image.
+    """Microseconds of one image on this machine.
 
     Attributes:
-        blocks: Of one candidate of each site, by the site's id.
-        rest: Of all else: what lies outside the sites, and the runtime's own work.
+        operators: Of one execution of each form of operator.
+        rest: Of all else.
+        measured: Of the whole models that the table was made from.
+        explained: Of the same models, by the table.
     """
 
-    blocks: Mapping[str, float]
-    rest: float = 0.0
+    operators: Mapping[str, float]
+    rest: float
+    measured: Sequence[float] = ()
+    explained: Sequence[float] = ()
 
 
-def measured_times(table: SiteTable, measure: Callable[[Architecture], float]) -> Times:
-    """Measure one model more than there are sites.
-
-    Noise that would make a block take less than nothing is averaged out with its neighbours.
+def calibrated(
+    guess: Sequence[float], copies: Sequence[Sequence[float]] | Float64, measured: Sequence[float]
+) -> Float64:
+    """The times of parts that explain what whole models took, see the module.
 
     Args:
-        table: Of grouped sites (the space ``branch``).
-        measure: Milliseconds of the model that an architecture selects, as :func:`onnxmtl.runtime.latency` gives them.
+        guess: A time per part, in any unit.
+        copies: Per whole model how many copies of each part it has, [models, parts].
+        measured: Per whole model what it took, above 0.
+
+    Returns:
+        A time per part, in the unit of `measured`; none is below 0.
 
     Raises:
-        ModelError: The table is another one.
+        ModelError: A model took no time.
     """
-    _check(table)
-    leaving = table.tasks_at(table.sites[-1])[-1]
-    milliseconds = []
-    for point in range(len(table.sites) + 1):
-        choices = {
-            site.id: {task: site.option_names[task == leaving and site.index >= point] for task in table.tasks_at(site)}
-            for site in table.sites
-        }
-        milliseconds.append(measure(Architecture(choices).validate(table)))
-    falling = not_rising(milliseconds)
-    blocks = {site.id: 1e3 * (falling[site.index] - falling[site.index + 1]) for site in table.sites}
-    return Times(blocks, max(0.0, 1e3 * falling[-1] - sum(blocks.values())))
+    before, took = np.array(guess, np.float64), np.array(measured, np.float64)
+    if not len(before) or not len(took):
+        return before
+    if not (took > 0).all():
+        msg = f"a model that takes {took.min():g} ms was not measured; times have to be above 0"
+        raise ModelError(msg)
+    shares = np.array(copies, np.float64) / took[:, None]
+    if not (shares @ before).all():
+        before = np.ones(len(before))  # of some model nothing is known: all parts alike
+
+    def missed(trust: float) -> float:
+        rows = range(len(took)) if len(took) > 1 else ()
+        others = ((row, _moved(before, np.delete(shares, row, 0), trust)) for row in rows)
+        return sum(float(shares[row] @ times - 1) ** 2 for row, times in others)
+
+    return _moved(before, shares, min(_TRUSTS, key=missed))
 
 
-def in_microseconds(table: SiteTable, times: Times) -> SiteTable:
-    """The table with these times in the place of multiply-adds, in whole microseconds.
+def _moved(before: Float64, shares: Float64, trust: float) -> Float64:
+    guessed = shares @ before
+    before = before * (guessed.sum() / (guessed @ guessed))
+    scale = np.maximum(before, _LEAST * before.mean())
+    pull = np.sqrt(trust)
+    rows = np.vstack([shares * scale, pull * np.eye(len(before))])
+    wanted = np.concatenate([np.ones(len(shares)), pull * before / scale])
+    moved: Float64 = scale * nonnegative(rows, wanted)
+    return moved
 
-    Weights stay as they are. What lies outside the sites is one cost that is there always.
 
-    Raises:
-        ModelError: It is no table of the space ``branch``, or a block's time is missing.
+def nonnegative(rows: Float64, wanted: Float64) -> Float64:
+    """argmin_{x ≥ 0} ‖rows·x − wanted‖², by active sets (Lawson and Hanson 1974, chapter 23).
+
+    Args:
+        rows: [equations, unknowns], of full column rank.
+        wanted: [equations].
     """
-    _check(table)
-    missing = [site.id for site in table.sites if site.id not in times.blocks]
-    if missing:
-        msg = f"the measured times lack the block {missing[0]!r}; they have: {', '.join(times.blocks) or 'none'}"
-        raise ModelError(msg)
-    items = []
-    for site in table.sites:
-        everyone = site.tasks or tuple(range(len(table.tasks)))
-        above = {before.index: tuple(range(len(before.options))) for before in table.sites[: site.index]}
-        if cost := round(times.blocks[site.id]):
-            items += [CostItem(cost, site.index, option, everyone, above) for option in range(len(site.options))]
-    if rest := round(times.rest):
-        items.append(CostItem(rest, None, None, (0,)))
-    sites = tuple(
-        dataclasses.replace(
-            site,
-            options=tuple(dataclasses.replace(o, multiply_adds=round(times.blocks[site.id])) for o in site.options),
-        )
-        for site in table.sites
-    )
-    return dataclasses.replace(table, sites=sites, cost_items=tuple(items))
+    size = rows.shape[1]
+    x, free = np.zeros(size), np.zeros(size, bool)
+    least = 1e-12 * float(np.abs(rows.T @ wanted).max(initial=0.0))
+    for _ in range(10 * size):  # in practice about `size`; each turn lowers the sum
+        gain = np.where(free, -np.inf, rows.T @ (wanted - rows @ x))
+        if free.all() or gain.max() <= least:
+            break
+        free[int(gain.argmax())] = True
+        while True:
+            best = np.zeros(size)
+            best[free] = np.linalg.lstsq(rows[:, free], wanted, rcond=None)[0]
+            below = free & (best <= 0)
+            if not below.any():
+                x = best
+                break
+            step = float((x[below] / (x[below] - best[below])).min())
+            x = x + step * (best - x)
+            free &= ~(below & (x <= 1e-15 * np.abs(x).max(initial=1.0)))
+            x[~free] = 0.0
+    return x
 
 
-def not_rising(values: Sequence[float]) -> list[float]:
-    """The closest sequence (least squares) that does not rise: neighbours that do are averaged."""
-    parts: list[tuple[float, int]] = []
-    for value in values:
-        parts.append((value, 1))
-        while len(parts) > 1 and parts[-2][0] < parts[-1][0]:
-            (one, m), (two, n) = parts[-2:]
-            parts[-2:] = [((one * m + two * n) / (m + n), m + n)]
-    return [value for value, count in parts for _ in range(count)]
+def executions(coded: SiteTable, architectures: Sequence[Architecture], parts: int) -> Float64:
+    """How often each part is executed, [architectures, parts].
+
+    Args:
+        coded: A table in which the cost of an item is the number of its part, from 1 on.
+        architectures: One or more.
+        parts: How many there are.
+    """
+    picks = np.stack([picks_of(coded, one) for one in architectures])
+    found = np.zeros((len(picks), parts))
+    for part in range(parts):
+        items = tuple(dataclasses.replace(item, cost=1) for item in coded.cost_items if item.cost == 1 + part)
+        counter = SelectedCost(dataclasses.replace(coded, cost_items=items, weight_items=()))
+        found[:, part] = counter(picks).multiply_adds
+    return found
 
 
-def _check(table: SiteTable) -> None:
-    if not table.sites or not all(site.grouped for site in table.sites):
-        msg = "times of blocks are for the space 'branch'; of other models the emitted one is measured"
-        raise ModelError(msg)
+def calibrating(table: SiteTable, count: int = CALIBRATING, seed: int = 0) -> list[Architecture]:
+    """Architectures to measure, the same ones every time: the first options for all, all tasks apart, random ones.
+
+    A random one takes the first options up to a random site, as tasks share the first layers most; behind it it has
+    its own weights of the options (by name), and its own share of places where all tasks take the same.
+    """
+    rng = np.random.default_rng(seed)
+    found = [_of(table, lambda site, task: 0), _of(table, _apart)]
+    found += [_of(table, _random(table, rng)) for _ in range(4 * count)]
+    return list(dict.fromkeys(found))[:count]
+
+
+def _apart(site: Site, task: int) -> int:
+    if site.grouped:
+        return task % len(site.options)
+    return site.option_names.index("own") if "own" in site.option_names else len(site.options) - 1
+
+
+def _random(table: SiteTable, rng: np.random.Generator) -> Callable[[Site, int], int]:
+    names = list(dict.fromkeys(name for site in table.sites for name in site.option_names))
+    weights = dict(zip(names, rng.exponential(size=len(names)), strict=True))
+    begin, together = rng.integers(0, len(table.sites) + 1), rng.random()
+
+    def drawn(site: Site) -> int:
+        own = np.array([weights[name] for name in site.option_names])
+        return int(rng.choice(len(own), p=own / own.sum()))
+
+    common = {site.index: drawn(site) for site in table.sites}
+
+    def pick(site: Site, task: int) -> int:
+        if site.index < begin:
+            return 0
+        return common[site.index] if rng.random() < together else drawn(site)
+
+    return pick
+
+
+def _of(table: SiteTable, pick: Callable[[Site, int], int]) -> Architecture:
+    everyone = range(len(table.tasks))
+    picks = {(s.index, t): pick(s, t) for s in table.sites for t in s.tasks or everyone}
+    return Architecture.from_indices(table, picks)

@@ -9,7 +9,9 @@ The file (format 1) is one JSON object:
 - ``weights``: name of the file with the weights of all segments;
 - ``segments``: in an order in which they can run, each with ``name``, ``file``, ``tasks`` (that need it), ``inputs``
   and ``outputs`` (names of tensors), ``nodes`` and ``multiply_adds`` (of one image; null if unknown);
-- ``tensors``: those handed over: ``name``, ``dtype``, ``shape``, ``from`` (a segment) and ``to`` (segments).
+- ``tensors``: those handed over: ``name``, ``dtype``, ``shape``, ``from`` (a segment) and ``to`` (segments);
+- ``differences``: per task from the single file's output, the runtime's optimizations on: ``ulps`` (null for class
+  numbers) and ``relative``; with them off there are none.
 
 The runner reads no more than it needs: the input, the outputs, the metadata, and names, files, tasks, inputs and
 outputs of the segments.

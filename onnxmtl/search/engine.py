@@ -62,7 +62,7 @@ class SearchStage:
         limits: The run's budget; costs beyond it are paid for in policy steps if the recipe has the regularizer
             ``budget``.
         weighting: How the tasks' losses are weighed.
-        times: The table with measured times, for the regularizer ``latency``.
+        times: The table with measured times, for the regularizer ``latency`` and limits on it.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class SearchStage:
         weights_of = dict(recipe.regularizers)
         options = {name: dict(settings) for name, settings in recipe.regularizer_options.items()}
         if "budget" in weights_of:
-            options["budget"] = {**options.get("budget", {}), "limits": tuple(limits)}
+            options["budget"] = {**options.get("budget", {}), "limits": tuple(limits), "times": times}
         if TIMED in weights_of:
             options[TIMED] = {**options.get(TIMED, {}), "times": times}
         self.regularizers = [

@@ -275,10 +275,7 @@ def latency(table: SiteTable, of: str = "policy", times: SiteTable | None = None
     if times is None and table.sites:
         msg = "the regularizer 'latency' needs measured times, and none are given: take it in a recipe that is compiled"
         raise RunError(msg)
-    timed = table if times is None else times
-    if (timed.tasks, _names(timed)) != (table.tasks, _names(table)):
-        msg = "the regularizer 'latency' was given times that were measured on another supermodel"
-        raise RunError(msg)
+    timed = table if times is None else _same_sites(table, times, TIMED)
     return _expected(timed, separate_multiply_adds(timed), of)
 
 
@@ -292,6 +289,13 @@ def _expected(table: SiteTable, one: float, of: str) -> Regularizer:
         return result
 
     return value
+
+
+def _same_sites(table: SiteTable, times: SiteTable, name: str) -> SiteTable:
+    if (times.tasks, _names(times)) != (table.tasks, _names(table)):
+        msg = f"the regularizer {name!r} was given times that were measured on another supermodel"
+        raise RunError(msg)
+    return times
 
 
 def _names(table: SiteTable) -> list[tuple[str, tuple[str, ...]]]:
@@ -341,19 +345,29 @@ def parameters(table: SiteTable) -> Regularizer:
 
 
 @register_regularizer("budget")
-def budget(table: SiteTable, limits: Sequence[Absolute] = ()) -> Regularizer:
+def budget(table: SiteTable, limits: Sequence[Absolute] = (), times: SiteTable | None = None) -> Regularizer:
     """Σ over the run's limits of max(0, E[cost] / limit − 1), the exact expected cost under the policy.
 
-    Nothing is paid within the budget. Latency, which cannot be computed from the table, is left to the decoder.
+    Args:
+        table: The sites.
+        limits: The run's budget; a limit on latency counts only with `times`.
+        times: As of ``latency``.
+
+    Raises:
+        RunError: The times are those of another supermodel.
     """
     costs = {False: ExpectedCost(table)}
     if any(limit.trunk for limit in limits):
         costs[True] = ExpectedCost(trunk_of(table))
+    timed = None if times is None else ExpectedCost(_same_sites(table, times, "budget"))
 
     def value(view: PolicyView) -> torch.Tensor:
         total = view.zero()
         for limit in limits:
-            if limit.quantity != "latency":
+            if limit.quantity == "latency" and timed is not None:
+                milliseconds = timed.multiply_adds(view.probabilities, like=view.zero()) / 1e3
+                total = total + torch.relu(milliseconds / limit.bound - 1.0)
+            elif limit.quantity != "latency":
                 of = costs[limit.trunk]
                 expected = of.parameters if limit.quantity == "parameters" else of.multiply_adds
                 total = total + torch.relu(expected(view.probabilities, like=view.zero()) / limit.bound - 1.0)

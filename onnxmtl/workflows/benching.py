@@ -1,4 +1,7 @@
-"""What a run's model is measured against: a model per task, of the same backbone and heads, as it would be emitted."""
+"""What a run's model is measured against: a model per task, of the same backbone and heads, as it would be emitted.
+
+No torch: nothing is trained here.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from onnxmtl.errors import RunError
 from onnxmtl.kinds import TaskSet
 from onnxmtl.runs import read_json
 from onnxmtl.workflows.config import CompileConfig
-from onnxmtl.workflows.phases.finished import phase_folder
+from onnxmtl.workflows.phases.folders import phase_folder
 from onnxmtl.workflows.phases.job import Graphs
 
 SINGLE_TASK = "single-task"

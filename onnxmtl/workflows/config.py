@@ -25,6 +25,7 @@ _LOWEST = {
     "train_size": 0,
     "val_size": 0,
 }
+LATER = ("fuse_siblings", "float16")
 _WORDS = {
     "policy": ("learned", "random"),
     "relaxation": ("", "softmax", "gumbel", "hard-gumbel"),
@@ -76,6 +77,9 @@ class CompileConfig:
             one place, at about the same cost).
         random_draws: Random architectures, or permutations, of each kind.
         fold: Whether BatchNormalization is folded into convolutions in the emitted model.
+        fuse_siblings: Whether convolutions of several tasks on one input become one convolution and a Split there
+            where that saves work on a CPU (:class:`onnxmtl.passes.finalize.FuseSiblings`).
+        float16: Whether the emitted model computes in float16 where that is safe; input and outputs stay float32.
     """
 
     recipe: str = "automtl"
@@ -108,6 +112,8 @@ class CompileConfig:
     baselines: tuple[str, ...] = ("single-task", "hard-sharing")
     random_draws: int = 8
     fold: bool = True
+    fuse_siblings: bool = False
+    float16: bool = False
 
     def __post_init__(self) -> None:
         for name in ("features", "without", "baselines"):
@@ -140,8 +146,9 @@ class CompileConfig:
                 raise RunError(msg)
 
     def describe(self) -> dict[str, Any]:
-        """As JSON values."""
-        return dataclasses.asdict(self)
+        """As JSON values; later options are left out where they are off, so that earlier runs can be gone on with."""
+        content = dataclasses.asdict(self)
+        return {name: value for name, value in content.items() if value or name not in LATER}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CompileConfig:

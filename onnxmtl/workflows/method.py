@@ -132,7 +132,7 @@ def _of_layout(recipe: Recipe, config: CompileConfig, *, fixed: bool) -> Recipe:
 def _pulls(recipe: Recipe, limits: tuple[Limit, ...]) -> dict[str, float]:
     """The weights of the regularizers. With a budget cost weighs down to it, and no further unless the user asks."""
     found = dict(recipe.regularizers)
-    if any(limit.quantity != "latency" for limit in limits):
+    if limits:
         for pull in ("multiply_adds", "parameters", "bmtas_released", "latency"):
             found.pop(pull, None)
         found.setdefault("budget", 1.0)

@@ -18,16 +18,18 @@ from onnxmtl.data import DataSource, Subset, iterate
 from onnxmtl.data.dataset import permutation
 from onnxmtl.deploy.bench.results import Spread
 from onnxmtl.deploy.bench.timing import interleaved, pinned
+from onnxmtl.deploy.ondevice import QUANTIZATION_FILE
 from onnxmtl.deploy.quantize.blocks import QuantBlock, name_nodes, quant_blocks
 from onnxmtl.deploy.quantize.guard import Guarded, guard
 from onnxmtl.deploy.quantize.qdq import Calibrated, calibrate, check_quantizable, quantized, weight_bytes_of
 from onnxmtl.deploy.quantize.results import BlockResult, Quantization, TaskHeld, Times
 from onnxmtl.deploy.quantize.tolerance import Metrics, Tolerance, parse_tolerances
 from onnxmtl.deploy.runfiles import read_run
-from onnxmtl.deploy.verify import MODEL_FILE
+from onnxmtl.deploy.verify import MODEL_FILE, verify, write_certificate
 from onnxmtl.errors import DataError, ModelError, RunError
 from onnxmtl.frontends.onnx import load
 from onnxmtl.kinds import TaskSet
+from onnxmtl.passes.finalize import separated
 from onnxmtl.passes.finalize.contract import CONTRACT_KEY
 from onnxmtl.runs import RunDirectory, atomic_directory, file_sha256, free_path, write_json
 from onnxmtl.runs.directory import RUN_FILE
@@ -36,9 +38,9 @@ from onnxmtl.workflows.data import open_data
 from onnxmtl.workflows.emitted_metrics import evaluate_emitted
 from onnxmtl.workflows.session import Observer, Silent
 
-QUANTIZATION_FILE = "quantization.json"
 IMAGES = 128
 _COMPARED = 16  # calibration images on which the blocks' sensitivities are measured
+_CERTIFIED = 4  # of these, those of the certificate
 _BATCH = 16
 _SECONDS = 1.5  # of the latency measurement
 _DATA = ("data", "data_options", "seed", "train_size", "val_size")
@@ -52,7 +54,8 @@ class Quantized:
     """The result of ``quantize``.
 
     Attributes:
-        path: The directory with ``model.onnx`` and ``quantization.json``; None if a task could not be held.
+        path: The directory with ``model.onnx``, its certificate and ``quantization.json``; None if a task could not be
+            held.
         model: Path of the int8 model; None likewise.
         report: What was found.
     """
@@ -138,6 +141,7 @@ def quantize(
     with atomic_directory(target) as folder:
         (folder / MODEL_FILE).write_bytes(final)
         write_json(folder / QUANTIZATION_FILE, report.to_json())
+        work.certify(folder, report.source_sha256)
     return Quantized(target, target / MODEL_FILE, report)
 
 
@@ -154,6 +158,7 @@ class _Work:
         self._observer = observer
         shape = model.graph.inputs[0].shape
         fixed = shape[0] if shape is not None else None
+        self._fixed = isinstance(fixed, int)
         self._batch = fixed if isinstance(fixed, int) else _BATCH
         self.compared: Array = np.zeros(0, np.float32)
 
@@ -210,6 +215,20 @@ class _Work:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def certify(self, folder: Path, source: str) -> None:
+        """The certificate of the int8 model in `folder`, replayed: what it computes now for a few images.
+
+        Raises:
+            VerificationError: Its outputs depend on the batch an image is in, or on the run.
+        """
+        file, images = folder / MODEL_FILE, self.compared[:_CERTIFIED]
+        if self._fixed:
+            return  # a certificate is replayed with other numbers of images, too
+        plain, optimized = (runtime.run(runtime.session(file, optimize=on), images) for on in (False, True))
+        name = str(self._model.graph.inputs[0].name)
+        write_certificate(folder, {name: images}, plain, {"made_of": source}, optimized=optimized)
+        verify(folder).check()
+
     def guard(
         self,
         calibrated: Calibrated,
@@ -262,6 +281,7 @@ def _open(file: Path) -> tuple[ir.Model, TaskSet]:
         msg = f"{file}: its outputs are {', '.join(outputs)}, its tasks {', '.join(tasks.names)}; emit it again"
         raise ModelError(msg)
     check_quantizable(model, str(file))
+    model = separated(model)  # a Split would give all siblings one range
     name_nodes(model)
     return model, tasks
 

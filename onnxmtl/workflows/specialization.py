@@ -18,13 +18,14 @@ from onnxmtl.lowering.agreement import agreed, from_first
 from onnxmtl.passes.instruments import CheckInvariants, Instrument
 from onnxmtl.policy import Architecture, Policy, read_architecture
 from onnxmtl.runs import RunDirectory, free_path
-from onnxmtl.workflows.config import CompileConfig
+from onnxmtl.workflows.config import LATER, CompileConfig
 from onnxmtl.workflows.data import open_data
 from onnxmtl.workflows.phases import limits as budgets
 from onnxmtl.workflows.phases.decoding import decode
 from onnxmtl.workflows.phases.emission import Compiled, Outcome, emit_model
 from onnxmtl.workflows.phases.finished import Finished
 from onnxmtl.workflows.phases.job import Graphs, Job
+from onnxmtl.workflows.phases.times import timed
 from onnxmtl.workflows.phases.training import train_selected
 from onnxmtl.workflows.preparation import FINGERPRINTED, graph_digest
 from onnxmtl.workflows.processes import Accelerator, launch, opened
@@ -40,6 +41,8 @@ def specialize(
     architecture: Architecture | str | os.PathLike[str] | None = None,
     weights: Weights = "recalibrated",
     steps: int = 0,
+    fuse_siblings: bool | None = None,
+    float16: bool | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     observer: Observer | None = None,
@@ -60,6 +63,8 @@ def specialize(
         weights: ``recalibrated``: those that the search ended with; ``retrained``: trained on by the recipe's last
             stage, which starts afresh if the recipe says so.
         steps: Updates of that stage; 0: as many as in the run.
+        fuse_siblings: Whether the emitted model has convolutions of several tasks on one input fused; None: as the run.
+        float16: Whether it computes in float16 where that is safe; None: as the run.
         out: Directory of the new run; must be new or empty. Default: the next free ``runs/specialize-N``.
         resume: Go on with the run in `out`, which must have been started with the same arguments.
         observer: Told about progress.
@@ -89,7 +94,12 @@ def specialize(
     if budget and architecture is not None:
         msg = "a budget chooses an architecture: give one of --budget and --architecture"
         raise RunError(msg)
-    config = dataclasses.replace(source.config, budget=budget)
+    config = dataclasses.replace(
+        source.config,
+        budget=budget,
+        fuse_siblings=source.config.fuse_siblings if fuse_siblings is None else fuse_siblings,
+        float16=source.config.float16 if float16 is None else float16,
+    )
     threads = torch.get_num_threads()  # of one process: several share the cores
     fabric = launch(devices, accelerator, config.batch_size)
     if together.rank():
@@ -102,7 +112,7 @@ def specialize(
         fixed.validate(site_table(graphs.supermodel))
     path = Path(from_first(lambda: str(out if out is not None else free_path("runs", "specialize"))))
     content = {
-        **source.record["config"],
+        **{name: value for name, value in source.record["config"].items() if name not in LATER},
         **config.describe(),
         "architecture": None if fixed is None else fixed.to_dict(),
         "threads": threads,
@@ -127,6 +137,7 @@ def specialize(
         job = Job(session, source.title, source.recipe, graphs, source.data)
         job.write_graphs(graph_digest(graphs.supermodel))
         baselines = source.baselines()
+        timed(job, site_table(searched), limits)
         decision = decode(job, searched, given=fixed, limits=limits, single=baselines.single, source=source.stage)
         trained = decision.selected
         if weights == "retrained":

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
-import torch
-from helpers.compiling import DATA, TASKS, write_backbone
+from helpers.compiling import TASKS
 
 from onnxmtl import cli
 from onnxmtl.policy import Layout
@@ -16,25 +14,14 @@ QUICK = ("--steps", "4", "--batch-size", "2", "--train-size", "8", "--val-size",
 TREE = Layout(("seg", "depth"), (((0, 1),), ((0, 1),), ((0,), (1,))), ("relu5_out", "early", "late"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The user's directory: a backbone ``net.onnx``, a module ``mine`` with data sets, a ``layout.json``."""
-    write_backbone(tmp_path / "net.onnx")
-    (tmp_path / "mine.py").write_text(DATA)
-    (tmp_path / "layout.json").write_text(TREE.to_json())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    yield tmp_path
-    sys.modules.pop("mine", None)
+def folder(folder):
+    """The user's directory, with a ``layout.json`` besides."""
+    (folder / "layout.json").write_text(TREE.to_json())
+    return folder
 
 
 def compile_layout(capsys, *options):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.devicefiles import measured, write_device
 from helpers.runfolders import write_run
 
 from onnxmtl.cli import main
@@ -42,6 +43,38 @@ def test_remarks_are_told(tmp_path, capsys):
     assert main(["report", str(folder)]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("note: The run is not finished") and second == f"report: {folder / 'report.html'}"
+
+
+def test_latency_is_measured_when_asked(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("onnxmtl.workflows.reporting.bench", lambda *given: asked.append(given) or measured())
+    folder = write_device(write_run(tmp_path / "run", layers=4), int8=tmp_path / "far" / "int8")
+    (folder / "bench.json").unlink()
+    words = ["--bench", "--threads", "1,2", "--seconds", "0.5", "--quantized", str(tmp_path / "far" / "int8")]
+    assert main(["report", str(folder), *words, "--json"]) == 0
+    (((candidate,), base, options, _),) = asked
+    assert candidate.files == (folder / "model.onnx",) and base is None  # made up: no graphs to build them of
+    assert (options.threads, options.seconds) == ((1, 2), 0.5)
+    content = json.loads(capsys.readouterr().out)["device"]
+    assert content["bench"]["baseline"] == "separate models" and [one["name"] for one in content["int8"]] == ["int8"]
+    assert main(["report", str(folder)]) == 0 and len(asked) == 1  # what was measured is kept
+    assert "How fast it is" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--threads", "0"], 2, "--threads takes whole numbers from 1 on"),
+        (["--quantized", "."], 1, "give the directory that onnxmtl quantize wrote"),
+        (["--bench"], 1, "has no model.onnx to be measured; end the run with compile --resume, or leave --bench out"),
+    ],
+)
+def test_what_is_refused(folders, tmp_path, monkeypatch, capsys, words, code, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(folders[0]), "-o", "x.html", *words]) == code
+    out, err = capsys.readouterr()
+    assert out == "" and said in " ".join(err.replace("│", " ").split()) and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [["report"], ["compare", "FIRST"]])

@@ -24,7 +24,8 @@ from onnxmtl.deploy.bench.memory import measure_memory
 from onnxmtl.deploy.bench.profiling import Profile, operator_times, profile
 from onnxmtl.deploy.bench.results import Bench, Measurement, Spread, Subject, explain, follows
 from onnxmtl.deploy.bench.timing import Times, interleaved, pinned
-from onnxmtl.deploy.html.bench_page import bench_page, latency_figure
+from onnxmtl.deploy.html.bench_page import bench_page
+from onnxmtl.deploy.html.latency import latency_figure
 from onnxmtl.errors import MissingDependencyError, ModelError
 from onnxmtl.ir import save
 

@@ -9,17 +9,21 @@ from helpers.graphs import GraphBuilder, small_resnet
 
 from onnxmtl.deploy.bench import together
 from onnxmtl.deploy.bench.timing import Times
-from onnxmtl.deploy.bench.together import latencies
+from onnxmtl.deploy.bench.together import latencies, passed_and_worked
 from onnxmtl.errors import ModelError
 from onnxmtl.ir import to_bytes
 
 
-def chain(layers: int) -> bytes:
+def chain(layers: int, size: int | None = 24) -> bytes:
+    """Of convolutions that leave the size as it is; None: the file leaves it open."""
     b = GraphBuilder(size=24)
     x = b.conv(b.image, 24)
     for _ in range(layers):
         x = b.conv(x, 24)
     b.graph.outputs.append(x)
+    if size is None:
+        for value in (*b.graph.inputs, *b.graph.outputs, *(out for node in b.graph for out in node.outputs)):
+            value.shape = None if value not in b.graph.inputs else ir.Shape(["N", 3, "H", "W"])
     return to_bytes(ir.Model(b.graph, ir_version=10))
 
 
@@ -52,6 +56,12 @@ def test_few_are_open_at_a_time_and_the_first_is_in_every_group(monkeypatch):
     found = latencies([lambda n=n: make(n) for n in range(5)], image)
     assert made == [0, 1, 2, 3, 4] and groups == [3, 3]
     assert found == pytest.approx([1.5, 3.0, 4.5, 3.0, 4.5])
+
+
+def test_each_on_inputs_of_its_own():
+    feeds = [np.zeros((1, 3, side, side), np.float32) for side in (24, 96, 24)]
+    passed, worked = passed_and_worked([lambda: chain(4, None)] * 3, feeds, seconds=0.05, rounds=5, threads=1)
+    assert len(passed) == 3 and worked[1] > 4 * max(worked[0], worked[2]) > 0
 
 
 def test_a_model_that_does_not_run():

@@ -16,6 +16,7 @@ from onnxmtl.deploy.html.compare_page import comparison_page, write_comparison
 from onnxmtl.deploy.results import MetricResult, TaskResult
 from onnxmtl.deploy.runfiles import read_run
 from onnxmtl.errors import RunError
+from onnxmtl.policy.fused import Fused, FusedEdge, FusedLayer, FusedNetwork
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,47 @@ def test_runs_of_other_tasks(tmp_path, folders):
 def test_a_task_of_the_same_name_and_another_kind_is_another_task(tmp_path, folders):
     other = write_run(tmp_path / "c", [("seg", "depth"), ("depth", "depth")], 4)
     assert [task.task for task in compare([folders[0], other]).tasks] == ["depth"]
+
+
+@pytest.fixture
+def fused_runs(tmp_path, runs):
+    """A run of layers that tasks share, one with a searched edge of two, and one of networks that mix everywhere."""
+    nets = tuple(FusedNetwork(task, (FusedLayer(f"{task}.a", 2, 8),)) for task in ("seg", "depth"))
+    edges = (FusedEdge("seg", "seg.a", "depth", "depth.a", True, 0.9),
+             FusedEdge("depth", "depth.a", "seg", "seg.a", False, 0.2))  # fmt: skip
+    one = dict.fromkeys(("seg", "depth", "normals"), ({"up": (True, 0.5)}, None))
+    first = replaced(runs[0], one)
+    others = []
+    for name, space, fused in (("nas", "fusion", Fused(nets, edges)), ("stitch", "cross_stitch", None)):
+        read = read_run(write_run(tmp_path / name, layers=4, record={"with_recipe": {"space": space}}))
+        run = replaced(read, one)
+        others.append(dataclasses.replace(run, report=dataclasses.replace(run.report, fused=fused)))
+    return [first, *others]
+
+
+def test_networks_side_by_side(fused_runs):
+    """Edges are counted, and that no layer is shared is said of all such networks, searched or not."""
+    found = compare_runs(fused_runs)
+    assert found.edges == (None, (1, 2), None)
+    assert cost_rows(found)[-1] == ["edges between networks", "–", "1 of 2", "–"]
+    assert [remark for remark in found.remarks if "a network per task" in remark] == [
+        "nas, stitch: a network per task, which give each other features; no layer is shared, and what the outputs of "
+        "several tasks need is executed once."
+    ]
+    page = comparison_page(found, fused_runs)
+    assert (
+        'id="figure-fusion-2"' in page
+        and 'id="figure-fusion-1"' not in page
+        and "depth depth.a → seg seg.a: kept" in page
+    )
+    assert page.count('id="figure-sharing-') == 3 and page.count('class="legend"') == 3  # the chart's
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_without_such_networks_nothing_is_said_of_edges(runs):
+    found = compare_runs(runs)
+    assert found.edges == (None, None) and not any("edges" in row[0] for row in cost_rows(found))
+    assert not any("network per task" in remark for remark in found.remarks)
 
 
 def test_the_page(folders, runs, tmp_path):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from helpers.browser import Browser, chromium
+from helpers.devicefiles import write_device
 from helpers.runfolders import layer_names, write_run
 
 from onnxmtl.deploy.html import as_json, html_of, write_html
@@ -201,6 +202,7 @@ def pages(tmp_path_factory, folder):
     shutil.copytree(folder, where / "unfinished")
     (where / "unfinished" / "report.json").unlink()
     runs["unfinished"] = where / "unfinished"
+    runs["device"] = write_device(write_run(where / "device", SIX, 8), [name for name, _ in SIX])
     files = {name: write_html(path, where / f"{name}.html").html for name, path in runs.items()}
     files["compared"] = where / "compared.html"
     write_comparison([folder, write_run(where / "other", seed=3)], files["compared"])
@@ -217,7 +219,7 @@ OUTSIDE = """[...document.querySelectorAll('svg text')].filter(t => {
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-@pytest.mark.parametrize("name", ["small", "big", "eight", "unfinished", "compared"])
+@pytest.mark.parametrize("name", ["small", "big", "eight", "unfinished", "device", "compared"])
 def test_in_a_browser(browser, pages, name, width):
     for dark in (False, True):
         browser.open(pages[name], width, dark=dark)

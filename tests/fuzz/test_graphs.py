@@ -15,10 +15,10 @@ def check(seeds: range) -> None:
 
 
 def test_random_networks():
-    check(range(24))
+    check(range(16))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_many_random_networks():
-    check(range(24, 1000))
+    check(range(16, 1000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,3 +108,8 @@ def branch_table(
     items += [CostItem(7, None, None, (t,), head=True) for t in everyone]
     weights += [WeightItem(5, None, (), (t,), True) for t in everyone]
     return SiteTable(tuple("abcdefgh"[:tasks]), tuple(sites), tuple(items), tuple(weights))
+
+
+def with_rest(table: SiteTable, rest: int) -> SiteTable:
+    """The table, and one more cost that is there always: as a table of times has it."""
+    return dataclasses.replace(table, cost_items=(*table.cost_items, CostItem(rest, None, None, (0,))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import random
 import signal
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from helpers.graphs import GraphBuilder
-from helpers.processes import PRELOADED
+from helpers.processes import PRELOADED, as_a_child
 from onnxmtl.ir import save
 
 TASKS = "seg=segmentation,depth"
@@ -130,34 +129,18 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def _work(source: Path, out: Path, options: dict[str, Any], renames: int, cache: Path, errors: Any) -> None:
-    """The child: compile a model or specialize a run, or die right after so many renames.
+    """The child: compile a model, specialize a run or add a task to it, or die right after so many renames.
 
     Every result of a run, and of the cache, appears by a rename.
     """
-    import torch
+    from onnxmtl.workflows import add_task, compile, specialize
 
-    from onnxmtl.workflows import compile, specialize
-
-    torch.set_num_threads(1)
-    os.environ["ONNXMTL_CACHE"] = str(cache)
-    if renames:
-        left = [renames]
-
-        def dying(original: Any) -> Any:
-            def rename(self: Path, target: Path) -> Path:
-                result: Path = original(self, target)
-                left[0] -= 1
-                if not left[0]:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            return rename
-
-        Path.rename = dying(Path.rename)  # type: ignore[method-assign]
-        Path.replace = dying(Path.replace)  # type: ignore[method-assign]
+    as_a_child(cache, renames)
     try:
         resume = (out / "run.json").exists()
-        if (source / "run.json").exists():
+        if "task" in options:
+            add_task(source, out=out, resume=resume, checkpoint_every=1, **options)
+        elif (source / "run.json").exists():
             specialize(source, out=out, resume=resume, checkpoint_every=1, **options)
         else:
             compile(source, TASKS, out=out, resume=resume, checkpoint_every=1, **options)
@@ -169,8 +152,8 @@ def _work(source: Path, out: Path, options: dict[str, Any], renames: int, cache:
 class Children:
     """Runs compilations in processes that can be killed, without paying for imports each time.
 
-    The source of each is a model, or a run to specialize. Unless one is given, each run has a cache of its own, beside
-    its directory.
+    The source of each is a model, or a run to specialize or to add a task to. Unless one is given, each run has a
+    cache of its own, beside its directory.
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable
@@ -15,6 +17,30 @@ from torch.multiprocessing import start_processes
 
 # What every process would import for itself otherwise; the same list for all, because the server starts only once.
 PRELOADED = ["torch", "lightning_fabric", "onnxmtl.workflows.compilation", "onnxmtl.workflows.specialization"]
+
+
+def as_a_child(cache: Path, renames: int = 0) -> None:
+    """What a child of a test does first: one thread, a cache of its own, no flushing; and with `renames` it will kill
+    itself right after so many. Every result, of a run or of the cache, appears by a rename.
+    """
+    torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # as in tests/conftest.py: a kill is no power cut
+    os.environ["ONNXMTL_CACHE"] = str(cache)
+    left = [renames]
+
+    def dying(original: Any) -> Any:
+        def rename(self: Path, target: Path) -> Path:
+            result: Path = original(self, target)
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return rename
+
+    if renames:
+        Path.rename = dying(Path.rename)  # type: ignore[method-assign]
+        Path.replace = dying(Path.replace)  # type: ignore[method-assign]
 
 
 def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from pathlib import Path
 from typing import Any
+
+from helpers.processes import PRELOADED, as_a_child
 
 TASKS = "seg=segmentation,depth,pose=regression:2"
 TWO = "seg=segmentation,depth"
@@ -21,27 +22,9 @@ TABLE = """branch,"(0, 1)-0","(0, 1)-1","(0, 2)-0","(0, 2)-1","(1, 2)-0","(1, 2)
 
 def _work(model: Path, out: Path, options: dict[str, Any], renames: int, cache: Path, errors: Any) -> None:
     """The child: recommend, or die right after so many renames (every result appears by a rename)."""
-    import torch
-
     from onnxmtl.workflows import recommend
 
-    torch.set_num_threads(1)
-    os.environ["ONNXMTL_CACHE"] = str(cache)
-    if renames:
-        left = [renames]
-
-        def dying(original: Any) -> Any:
-            def rename(self: Path, target: Path) -> Path:
-                result: Path = original(self, target)
-                left[0] -= 1
-                if not left[0]:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            return rename
-
-        Path.rename = dying(Path.rename)  # type: ignore[method-assign]
-        Path.replace = dying(Path.replace)  # type: ignore[method-assign]
+    as_a_child(cache, renames)
     try:
         recommend(model, TWO, out=out, resume=(out / "run.json").exists(), checkpoint_every=1, **options)
     except Exception as error:
@@ -54,7 +37,7 @@ class Children:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["torch", "lightning_fabric", "onnxmtl.workflows.compilation"])
+        self._context.set_forkserver_preload(PRELOADED)
         self._errors = self._context.SimpleQueue()
 
     def run(self, model: Path, out: Path, options: dict[str, Any], renames: int = 0, cache: Path | None = None) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from onnxmtl.errors import RunError
 from onnxmtl.runs import atomic_directory, atomic_write
-from onnxmtl.runs.atomic import remove, sweep, temporary_name
+from onnxmtl.runs.atomic import is_temporary, remove, sweep, temporary_name
 
 
 def entries(folder: Path) -> set[str]:
@@ -112,6 +112,44 @@ def test_full_disk_at_the_flush_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="No space left"):
         atomic_write(tmp_path / "file", b"a")
     assert entries(tmp_path) == set()
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What was flushed (files and folders by name, the temporary one as \"beside\") and renamed, in this order."""
+    found: list[str] = []
+
+    def flush(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        found.append(f"flush {'beside' if is_temporary(path) else path.name}")
+
+    def renaming(original):
+        def rename(self: Path, target: Path) -> Path:
+            found.append(f"rename to {Path(target).name}")
+            return original(self, target)
+
+        return rename
+
+    monkeypatch.setattr(os, "fsync", flush)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(Path, name, renaming(getattr(Path, name)))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names of open files are not there")
+def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path, events):
+    """A result is there after a power cut, or is not: never its name with half of its content."""
+    with atomic_directory(tmp_path / "result") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a").write_text("a")
+        (folder / "b").write_text("b")
+        assert not events
+    assert events == [
+        "flush a", "flush sub", "flush b", "flush beside", "rename to result", f"flush {tmp_path.name}"
+    ]  # fmt: skip
+    events.clear()
+    atomic_write(tmp_path / "file", b"a")
+    assert events == ["flush beside", "rename to file", f"flush {tmp_path.name}"]
 
 
 def test_error_of_another_file_stays_what_it_is(tmp_path):

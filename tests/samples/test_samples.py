@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib.util
 import io
 import json
@@ -17,6 +18,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
+import onnxmtl
 from onnxmtl import runtime
 from onnxmtl.analysis.blocks import backbone_blocks
 from onnxmtl.analysis.table import Option, Site, SiteTable
@@ -63,6 +65,7 @@ def printed_by(name, *arguments):
     text = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
         patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        patch.setattr(onnxmtl, "compile", functools.partial(onnxmtl.compile, batch_size=4, recalibration=2))  # seconds
         runpy.run_path(str(SAMPLES / f"{name}.py"), run_name="__main__")
     return text.getvalue()
 

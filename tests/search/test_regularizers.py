@@ -9,8 +9,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers.branching import branch_table
+from helpers.branching import branch_table, with_rest
 from helpers.graphs import GraphBuilder, random_model, small_resnet
+from helpers.views import chain, logits_of, soft_sample, supermodel, view
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,46 +20,11 @@ from onnxmtl.cost.count import count
 from onnxmtl.errors import ModelError, RunError
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.passes.select import select_passes
-from onnxmtl.passes.spaces import SelectOrSkip, Vcn
+from onnxmtl.passes.spaces import SelectOrSkip
 from onnxmtl.policy import Architecture
 from onnxmtl.policy.budget import Absolute, parse_budget
-from onnxmtl.policy.latency import Times, in_microseconds
 from onnxmtl.policy.layout import Layout
 from onnxmtl.search.regularizers import REGULARIZERS, PolicyView, register_regularizer, regularizer
-
-
-def supermodel(model):
-    Vcn()(model)
-    return model, site_table(model)
-
-
-def soft_sample(table, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.softmax(torch.randn(len(table.tasks), len(site.options), dtype=torch.float64, generator=generator), -1)
-        .detach()
-        .requires_grad_()
-        for site in table.sites
-    ]
-
-
-def view(table, sample, *, logits=None, active=None):
-    """A view of a policy; by default of all sites, and the sample is the policy."""
-    return PolicyView(
-        sample,
-        [p.log() for p in sample] if logits is None else logits,
-        tuple(range(len(table.sites))) if active is None else active,
-    )
-
-
-def logits_of(table, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        (
-            2 * torch.randn(len(table.tasks), len(site.options), dtype=torch.float64, generator=generator)
-        ).requires_grad_()
-        for site in table.sites
-    ]
 
 
 def one_hot(table, seed):
@@ -131,141 +97,7 @@ def test_sharing_prefers_sharing():
     assert value(view(table, shared)) < value(view(table, own))
 
 
-# AdaShare
-
-
-def chain(blocks=4, tasks=3, early=0):
-    """AdaShare's supermodel of a chain of residual blocks; the first `early` tasks leave after two of them."""
-    b = GraphBuilder()
-    x = b.block(b.image, 4, name="stem")
-    features = []
-    for _ in range(blocks):
-        x = b.residual(x, 4)
-        features.append(x)
-    names = [f"t{i}" for i in range(tasks)]
-    model = b.heads({name: features[1 if i < early else -1] for i, name in enumerate(names)}, dict.fromkeys(names, 1))
-    SelectOrSkip()(model)
-    return model, site_table(model)
-
-
-def there(table, site, task):
-    return not site.tasks or task in site.tasks
-
-
-def literally_eq5(table, logits, active):
-    """L_sparsity = Σ_{l ≤ L, k ≤ K} log α_{l,k}, α the probability that the block is executed.
-
-    With α = e^z0 / (e^z0 + e^z1): d log α / dz0 = 1 − α, d log α / dz1 = α − 1.
-    """
-    value, gradient = 0.0, [np.zeros(tuple(z.shape)) for z in logits]
-    for k in range(len(table.tasks)):
-        for site in table.sites:
-            if site.index in active and there(table, site, k):
-                z0, z1 = (float(z) for z in logits[site.index][k].detach())
-                alpha = math.exp(z0) / (math.exp(z0) + math.exp(z1))
-                value += math.log(alpha)
-                gradient[site.index][k] += [1 - alpha, alpha - 1]
-    return value, gradient
-
-
-def literally_get_sparsity_loss2(table, logits, active):
-    """methods.md 4.3: per task CrossEntropy(logits[-n:], ones), a mean over the n blocks, summed over tasks."""
-    value, gradient = 0.0, [np.zeros(tuple(z.shape)) for z in logits]
-    for k in range(len(table.tasks)):
-        blocks = [site for site in table.sites if site.index in active and there(table, site, k)]
-        for site in blocks:
-            z0, z1 = (float(z) for z in logits[site.index][k].detach())
-            p_skip = math.exp(z1) / (math.exp(z0) + math.exp(z1))
-            value += -math.log(p_skip) / len(blocks)
-            gradient[site.index][k] += [(1 - p_skip) / len(blocks), (p_skip - 1) / len(blocks)]
-    return value, gradient
-
-
-def literally_eq6(table, logits, active):
-    """L_sharing = Σ_{k1,k2 ≤ K} Σ_{l ≤ L} (L − l)/L · |α_{l,k1} − α_{l,k2}|, l from 1.
-
-    Blocks that do not decide are executed by all.
-    """
-    layers = len(table.sites)
-    value, gradient = 0.0, [np.zeros(tuple(z.shape)) for z in logits]
-    for k1 in range(len(table.tasks)):
-        for k2 in range(len(table.tasks)):
-            for site in table.sites:
-                if site.index in active and there(table, site, k1) and there(table, site, k2):
-                    a1, a2 = (
-                        1 / (1 + math.exp(float(z[1]) - float(z[0]))) for z in logits[site.index][[k1, k2]].detach()
-                    )
-                    factor = (layers - (site.index + 1)) / layers
-                    value += factor * abs(a1 - a2)
-                    sign = (a1 > a2) - (a1 < a2)
-                    gradient[site.index][k1] += factor * sign * a1 * (1 - a1) * np.array([1, -1])
-                    gradient[site.index][k2] -= factor * sign * a2 * (1 - a2) * np.array([1, -1])
-    return value, gradient
-
-
-def literally_get_hamming_loss(table, logits, active):
-    """methods.md 4.3: Σ_{i ≤ j} Σ_l (l+1)/L · |logits_i[l, 0] − logits_j[l, 0]| over all L blocks, l from 0."""
-    layers = len(table.sites)
-    value, gradient = 0.0, [np.zeros(tuple(z.shape)) for z in logits]
-    for i in range(len(table.tasks)):
-        for j in range(i, len(table.tasks)):
-            for site in table.sites:
-                if there(table, site, i) and there(table, site, j):
-                    a, b = float(logits[site.index][i, 0].detach()), float(logits[site.index][j, 0].detach())
-                    factor = (site.index + 1) / layers
-                    value += factor * abs(a - b)
-                    gradient[site.index][i, 0] += factor * ((a > b) - (a < b))
-                    gradient[site.index][j, 0] -= factor * ((a > b) - (a < b))
-    return value, gradient
-
-
-LITERAL = {
-    ("sparsity", "paper"): literally_eq5,
-    ("sparsity", "released"): literally_get_sparsity_loss2,
-    ("adashare_sharing", "paper"): literally_eq6,
-    ("adashare_sharing", "released"): literally_get_hamming_loss,
-}
-
-
-@pytest.mark.parametrize(("tasks", "early"), [(2, 0), (3, 0), (3, 1), (4, 2)])
-@pytest.mark.parametrize("form", LITERAL, ids=" ".join)
-def test_adashare_losses(form, tasks, early):
-    """Value and gradient, with all blocks in the curriculum, some of them, and one."""
-    _, table = chain(4, tasks, early)
-    assert [site.depth for site in table.sites] == [0, 1, 2, 3]
-    for active in ((0, 1, 2, 3), (2, 3), (3,)):
-        logits = logits_of(table, 7 * tasks + len(active))
-        # A task that does not come by has no logits.
-        blank = []
-        for site, z in zip(table.sites, logits, strict=True):
-            rows = torch.tensor([there(table, site, task) for task in range(tasks)])
-            blank.append(torch.where(rows[:, None], z, 0.0).detach().requires_grad_())
-        value = regularizer(form[0], table, {"form": form[1]})(view(table, [], logits=blank, active=active))
-        expected, gradient = LITERAL[form](table, blank, active)
-        assert float(value.detach()) == pytest.approx(expected, rel=1e-12, abs=1e-15)
-        if value.requires_grad:
-            value.backward()
-        for z, g in zip(blank, gradient, strict=True):
-            found = np.zeros(tuple(z.shape)) if z.grad is None else z.grad.numpy()
-            np.testing.assert_allclose(found, g, rtol=1e-9, atol=1e-14)
-
-
-def test_defaults_of_the_adashare_losses():
-    """Sparsity as released (Eq. 5 has no lower bound), sharing as Eq. 6."""
-    _, table = chain()
-    logits = view(table, [], logits=logits_of(table, 0))
-    for name, form in (("sparsity", "released"), ("adashare_sharing", "paper")):
-        assert regularizer(name, table)(logits) == regularizer(name, table, {"form": form})(logits)
-    skipped = [torch.tensor([[-50.0, 50.0]] * 3, dtype=torch.float64) for _ in table.sites]
-    assert float(regularizer("sparsity", table)(view(table, [], logits=skipped))) == pytest.approx(0, abs=1e-9)
-    assert float(regularizer("sparsity", table, {"form": "paper"})(view(table, [], logits=skipped))) < -1000
-
-
-def test_sparsity_needs_something_to_skip():
-    model = small_resnet()
-    Vcn(skip="none")(model)
-    with pytest.raises(RunError, match="no site of this space offers 'skip'"):
-        regularizer("sparsity", site_table(model))
+# All of them
 
 
 def parse_limits(table, share):
@@ -301,8 +133,8 @@ def test_tasks_in_turn_get_together_the_gradient_of_all(name):
 def test_latency_is_the_expected_time_as_a_share_of_separate_models():
     """By enumeration: probability of every architecture times the microseconds of its tree."""
     table = branch_table(3, (5, 6, 7))
-    times = Times({"block0": 300.0, "block1": 120.0, "block2": 50.0}, 1000.0)
-    function = regularizer("latency", table, {"times": in_microseconds(table, times)})
+    times = with_rest(branch_table(3, (300, 120, 50)), 979)  # and 21 of the heads
+    function = regularizer("latency", table, {"times": times})
     sample = soft_sample(table, 3)
     p = [row.detach().numpy() for row in sample]
     expected = 0.0
@@ -370,6 +202,22 @@ def test_budget_is_the_excess_over_each_limit(seed):
         assert literal > 0 and float(value.detach()) == pytest.approx(literal, rel=1e-9)
     within = regularizer("budget", table, {"limits": (Absolute("multiply_adds", 1e12),)})(policy)
     assert float(within.detach()) == 0.0 and parse_budget("") == ()
+
+
+def test_a_budget_of_time_is_paid_for_once_it_is_measured():
+    """The same excess as of as many multiply-adds; of times without a limit, or a limit without times, nothing."""
+    table, times = branch_table(3, (5, 6, 7)), with_rest(branch_table(3, (300, 120, 50)), 979)
+    policy = view(table, soft_sample(table, 3))
+    limits = (Absolute("latency", 1.2),)
+    work = regularizer("budget", times, {"limits": (Absolute("multiply_adds", 1200.0),)})(policy)
+    value = regularizer("budget", table, {"limits": limits, "times": times})(policy)
+    assert float(value.detach()) == pytest.approx(float(work.detach()), rel=1e-12) and float(value.detach()) > 0
+    assert float(regularizer("budget", table, {"limits": limits})(policy).detach()) == 0
+    assert float(regularizer("budget", table, {"times": times})(policy).detach()) == 0
+    loose = regularizer("budget", table, {"limits": (Absolute("latency", 9.0),), "times": times})(policy)
+    assert float(loose.detach()) == 0
+    with pytest.raises(RunError, match="'budget' was given times that were measured on another supermodel"):
+        regularizer("budget", table, {"times": branch_table(3, (5, 6))})
 
 
 def test_budget_gradient_by_finite_differences():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmtl.train.history import POINTS, History
@@ -23,6 +23,7 @@ def filled(steps: int) -> History:
     return history
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2500))
 def test_points_are_means_of_windows(steps):
     history = filled(steps)

@@ -37,9 +37,16 @@ def check(line: Line, *, fold: bool) -> None:
     assert not any(node.domain == "onnxmtl" for node in line.emitted.graph)
 
 
+RELATIVES = {  # made of the same blocks as one that is fast
+    "efficientnet_v2", "inception_v1", "mnasnet", "regnet", "shufflenet_v2", "unet_resize", "vit_sdpa"
+}  # fmt: skip
+
+
 def fast(name: str, exporter: zoo.Exporter) -> bool:
-    """One exporter for each network; torch's default one for a few of different kinds."""
-    return exporter == "legacy-train" or (exporter == "dynamo" and name in ("shufflenet_v2", "vit_sdpa"))
+    """One exporter for each kind of network; torch's default one for two of different kinds."""
+    if exporter == "dynamo":
+        return name in ("shufflenet_v2", "vit_sdpa")
+    return exporter == "legacy-train" and name not in RELATIVES
 
 
 CASES = [
@@ -55,7 +62,7 @@ def test_networks_that_torch_exports(name: str, exporter: zoo.Exporter, tmp_path
     check(whole_line(zoo.backbone(name, exporter), tmp_path, fold=fold), fold=fold)
 
 
-FAST_LIGHTS = (("squeezenet", True), ("shufflenet", False))
+FAST_LIGHTS = (("squeezenet", False),)  # every network of the zoo above is folded
 LIGHTS = [
     pytest.param(name, fold, marks=[] if (name, fold) in FAST_LIGHTS else pytest.mark.slow)
     for name in light.SIZES
@@ -71,7 +78,9 @@ def test_the_models_in_the_onnx_wheel(name: str, fold: bool, tmp_path: Path) -> 
     check(whole_line(backbone, tmp_path, fold=fold), fold=fold)
 
 
-@pytest.mark.parametrize("name", light.SIZES)
+@pytest.mark.parametrize(
+    "name", [n if n in ("squeezenet", "shufflenet") else pytest.param(n, marks=pytest.mark.slow) for n in light.SIZES]
+)
 def test_no_reseeded_model_keeps_constant_weights(name: str) -> None:
     """But for the classifier: what is the same everywhere hides mistakes, and learns nothing."""
     model = light.reseeded(name)

@@ -43,7 +43,7 @@ def policy():
     return read_automtl_policy((FILES / "policy_cityscapes_resnet34.json").read_text(), tasks=NAMES)
 
 
-@pytest.mark.parametrize("norm", ["follow", "per_task"])
+@pytest.mark.parametrize("norm", ["follow", pytest.param("per_task", marks=pytest.mark.slow)])
 def test_the_policy_becomes_a_model(norm, multitask, policy, tmp_path):
     supermodel = Vcn(skip="dense1x1", norm=norm)(multitask.clone()).model
     table = site_table(supermodel)

@@ -14,9 +14,11 @@ from helpers.compiling import QUICK, TASKS, digests
 import onnxmtl
 from onnxmtl import cli, runtime
 from onnxmtl.data import load_data
+from onnxmtl.deploy.verify import verify, write_certificate
 from onnxmtl.errors import DataError, ModelError, OnnxMTLError, RunError, TaskError, VerificationError
 from onnxmtl.ir import load, save
 from onnxmtl.kinds import TaskSet
+from onnxmtl.runs import file_sha256, read_json
 from onnxmtl.workflows import compile, quantization, quantize
 from onnxmtl.workflows.emitted_metrics import evaluate_emitted
 
@@ -71,12 +73,15 @@ def test_the_model_and_its_table(run, done):
     assert {task for block in report.blocks for task in block.sensitivity} == {"seg", "depth"}
     assert all(value > 0 for block in report.blocks for value in block.sensitivity.values())
     assert json.loads((done.path / "quantization.json").read_text()) == report.to_json()
-    assert sorted(file.name for file in done.path.iterdir()) == ["model.onnx", "quantization.json"]
+    files = ["certificate.json", "certificate.npz", "model.onnx", "quantization.json", "verify.json"]
+    assert sorted(file.name for file in done.path.iterdir()) == files
     assert report.bytes == done.model.stat().st_size and report.float_bytes == run.model.stat().st_size
     assert (report.images, report.validation) == (6, 4)
     onnx.checker.check_model(done.model, full_check=True)
     one, other = load(run.model), load(done.model)
     assert one.metadata_props.items() <= other.metadata_props.items()
+    shapes = [{v.name: v for v in onnx.load(file).graph.value_info} for file in (run.model, done.model)]
+    assert len(shapes[1]) > 10 and shapes[1].items() <= shapes[0].items()
     weights = [v.const_value for v in other.graph.initializers.values() if v.shape is not None and len(v.shape) == 4]
     assert weights and all(tensor.dtype is ir.DataType.INT8 for tensor in weights)
     image = np.random.default_rng(0).random((1, 3, 16, 16), dtype=np.float32)
@@ -84,6 +89,47 @@ def test_the_model_and_its_table(run, done):
     assert {name: a.shape for name, a in predicted.items()} == {
         name: a.shape for name, a in runtime.load(run.model)(image).items()
     }
+
+
+@pytest.fixture
+def certified(done, tmp_path):
+    """A copy of the int8 model with its certificate."""
+    return shutil.copytree(done.path, tmp_path / "copy")
+
+
+def test_it_verifies(certified, done, run, capsys):
+    """On this machine the numbers are the recorded ones, to the last bit, optimizations off and on."""
+    report = verify(certified)
+    assert report.passed and report.same_file and report.precision == "int8"
+    assert report.plain_tolerance == report.optimized_tolerance == 5e-2
+    assert [max(c.plain_error, c.optimized_error, c.batch_error) for c in report.tasks] == [0, 0]
+    assert read_json(certified / "certificate.json")["structure"] == {"made_of": file_sha256(run.model)}
+    assert cli.main(["verify", str(done.path)]) == 0
+    assert "int8; allowed: relative 5e-02" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["verify", str(done.path), "--against", "torch"]) == 1
+    assert "is an int8 model, which torch does not recompute" in capsys.readouterr().err
+
+
+def test_what_no_longer_verifies(certified):
+    """A scale that was changed; outputs that are far from those recorded, with optimizations on and with them off."""
+    model = onnx.load(certified / "model.onnx")
+    scale = next(t for t in model.graph.initializer if t.name.endswith("_scale"))
+    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.5), scale.name))
+    onnx.save(model, certified / "other.onnx")
+    problems = verify(certified / "other.onnx").problems
+    assert any(scale.name in problem and "not the one that was emitted" in problem for problem in problems)
+    arrays = dict(np.load(certified / "certificate.npz"))
+    inputs = {"image": arrays["input:image"]}
+    outputs, optimized = (
+        {name.partition(":")[2]: a for name, a in arrays.items() if name.startswith(kind)}
+        for kind in ("output", "optimized")
+    )
+    write_certificate(certified, inputs, outputs, {}, optimized={**optimized, "depth": optimized["depth"] * 1.1})
+    (problem,) = verify(certified).problems
+    assert "'depth' computes something else when the runtime optimizes" in problem
+    write_certificate(certified, inputs, {**outputs, "depth": outputs["depth"] * 1.1}, {}, optimized=optimized)
+    (problem,) = verify(certified).problems
+    assert "'depth' computes something else than when it was quantized" in problem
 
 
 def test_metrics_are_those_of_the_models(run, done):

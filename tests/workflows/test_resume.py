@@ -39,20 +39,28 @@ class Whole:
 
 
 @pytest.fixture(scope="module")
-def compiled(children, backbone, tmp_path_factory):
+def automtl(children, backbone, tmp_path_factory):
     children.finish(backbone, tmp_path_factory.mktemp("warm") / "run", COMMON)  # the server imports
-    return {
-        name: timed(children, backbone, tmp_path_factory.mktemp(name) / "run", options)
-        for name, options in (("automtl", AUTOMTL), ("adashare", ADASHARE))
-    }
+    return timed(children, backbone, tmp_path_factory.mktemp("automtl") / "run", AUTOMTL)
 
 
-@pytest.fixture(scope="module", params=["automtl", "adashare", "specialize"])
-def whole(request, children, compiled, tmp_path_factory):
-    if request.param == "specialize":
-        out = tmp_path_factory.mktemp("specialize") / "run"
-        return timed(children, compiled["automtl"].path, out, RETRAINED)
-    return compiled[request.param]
+@pytest.fixture(scope="module")
+def adashare(automtl, children, backbone, tmp_path_factory):
+    return timed(children, backbone, tmp_path_factory.mktemp("adashare") / "run", ADASHARE)
+
+
+@pytest.fixture(scope="module")
+def specialized(automtl, children, tmp_path_factory):
+    return timed(children, automtl.path, tmp_path_factory.mktemp("specialize") / "run", RETRAINED)
+
+
+# Of AdaShare, the curriculum is what AutoMTL has not: tests/search/test_engine_resume.py goes on in its middle.
+WHOLE = ["automtl", pytest.param("adashare", marks=pytest.mark.slow), "specialized"]
+
+
+@pytest.fixture(scope="module", params=WHOLE)
+def whole(request):
+    return request.getfixturevalue(request.param)
 
 
 def timed(children, source, out, options):
@@ -75,9 +83,9 @@ def test_kills_at_random_moments(children, whole, tmp_path):
     assert digests(out) == digests(whole.path)
 
 
-def test_dying_right_after_a_result_appears(children, compiled, tmp_path):
+def test_dying_right_after_a_result_appears(children, automtl, tmp_path):
     """Every phase, checkpoint, file and entry of the cache appears by a rename."""
-    whole, out = compiled["automtl"], tmp_path / "run"
+    whole, out = automtl, tmp_path / "run"
     draw = random.Random(1)
     deaths = 0
     while children.kill_at_rename(draw.randint(20, 50), whole.source, out, whole.options):
@@ -88,9 +96,9 @@ def test_dying_right_after_a_result_appears(children, compiled, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["automtl", "adashare"])
-def test_dying_right_after_each_phase(children, compiled, tmp_path, name):
+def test_dying_right_after_each_phase(request, children, tmp_path, name):
     """What a kill leaves between two phases: the phases before, whole."""
-    whole = compiled[name]
+    whole = request.getfixturevalue(name)
     names = sorted(folder.name for folder in (whole.path / "phases").iterdir())
     assert len(names) >= 8
     for count in (1, len(names) // 2, len(names) - 1):
@@ -144,9 +152,9 @@ def entries(cache):
 
 
 @pytest.mark.slow
-def test_baselines_are_trained_once(children, compiled, tmp_path):
+def test_baselines_are_trained_once(children, automtl, tmp_path):
     """Two processes at once, one killed in the middle of a baseline; then a damaged entry."""
-    whole, cache = compiled["automtl"], tmp_path / "cache"
+    whole, cache = automtl, tmp_path / "cache"
     first = children.start(whole.source, tmp_path / "a", whole.options, cache=cache)
     while not list(cache.glob("trainings/*/checkpoints/step-*")):
         assert first.is_alive(), children.error()
@@ -172,9 +180,9 @@ def test_baselines_are_trained_once(children, compiled, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_place_for_the_cache(children, compiled, tmp_path):
+def test_without_a_place_for_the_cache(children, adashare, tmp_path):
     """A run does not need it, and a kill in the middle of a baseline is survived without."""
-    whole, out = compiled["adashare"], tmp_path / "run"
+    whole, out = adashare, tmp_path / "run"
     (tmp_path / "file").write_text("in the way")
     cache = tmp_path / "file" / "cache"
     while (

@@ -24,7 +24,8 @@ from onnxmtl.search import recipe_named
 from onnxmtl.workflows import compile
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.method import resolve
-from onnxmtl.workflows.phases.times import _form, _node_alone, _operators
+from onnxmtl.workflows.phases import times
+from onnxmtl.workflows.phases.times import _form, _node_alone
 
 TASKS = TaskSet(tuple(t.replace(head="light") for t in TaskSet.parse("seg=segmentation,depth")))
 PULL = {"latency": 2.0}
@@ -36,13 +37,17 @@ def net(tmp_path_factory):
 
 
 class Clock:
-    """In the place of a measurement: other numbers at every call, and how often it was read."""
+    """In the place of a measurement: other numbers at every call, and how many models it was asked for."""
 
     def __init__(self, monkeypatch, scale: float = 1.0) -> None:
         self.calls, self.scale = 0, scale
-        monkeypatch.setattr(runtime, "latency", self)
+        monkeypatch.setattr(times, "latencies", self)
+        monkeypatch.setattr(runtime, "latency", lambda model, _: self.one(model))
 
-    def __call__(self, model, image, **_) -> float:
+    def __call__(self, models, feeds, **_) -> list[float]:
+        return [self.one(make()) for make in models]
+
+    def one(self, model: bytes) -> float:
         self.calls += 1
         return self.scale * (len(model) / 1e4 + (self.calls * 7919 % 13) / 1e3)
 
@@ -75,17 +80,17 @@ def test_a_search_that_was_killed_goes_on_with_the_times_it_had(net, tmp_path, m
     again = compile(net, TASKS, out=tmp_path / "killed", resume=True, **options)
     assert later.calls == 0
     assert digests(again.path) == digests(whole.path)
-    found = times_of(again.path)
-    assert set(found) == ({"blocks", "rest"} if recipe == "bmtas" else {"operators"})
+    assert set(times_of(again.path)) == {"operators", "rest", "measured", "explained"}
 
 
 def test_time_pulls_where_it_is_spent(net, tmp_path, monkeypatch):
     """Two runs that differ in the clock alone find other policies: the times do weigh."""
     options = {**QUICK, "recipe": "bmtas", "steps": 12, "regularizers": {"multiply_adds": 0.0, "latency": 30.0}}
     policies = []
-    for name, scale in (("a", 1.0), ("b", 0.0)):  # of b nothing takes time but what cannot be changed
+    for name in ("a", "b"):
         clock = Clock(monkeypatch)
-        clock.scale = scale
+        if name == "b":  # nothing takes time but what cannot be changed
+            monkeypatch.setattr(clock, "one", lambda _: 1.0)
         run = compile(net, TASKS, out=tmp_path / name, **options)
         (decoded,) = (run.path / "phases").glob("*-decode")
         sites = read_json(decoded / "policy.json")["sites"]
@@ -99,9 +104,15 @@ def test_without_the_regularizer_nothing_is_measured(net, tmp_path, monkeypatch)
     assert clock.calls == 0 and not list((run.path / "phases").glob("*-times"))
 
 
-def test_a_real_machine_is_measured(net, tmp_path):
+def test_a_real_machine_is_measured(net, tmp_path, monkeypatch):
+    for name in ("_SECONDS", "_WHOLE"):
+        monkeypatch.setattr(times, name, 0.01)
+    monkeypatch.setattr(times, "_ROUNDS", 3)
     run = compile(net, TASKS, out=tmp_path / "run", **{**QUICK, "regularizers": PULL})
-    operators = times_of(run.path)["operators"]
+    found = times_of(run.path)
+    operators = found["operators"]
+    assert len(found["measured"]) == len(found["explained"]) == 9
+    assert all(time > 0 for time in (*found["measured"], *found["explained"])) and found["rest"] >= 0
     assert len(operators) >= 4 and all(np.isfinite(time) and time >= 0 for time in operators.values())
     assert max(operators.values()) > 0
     assert all(re.match(r"(Conv|Gemm|MatMul) 1x", form) for form in operators)
@@ -137,21 +148,11 @@ def test_an_operator_alone_computes_what_it_does_in_the_graph():
         assert found.any()
 
 
-def test_operators_of_equal_form_are_measured_once(monkeypatch):
-    model = small_resnet()
-    Vcn()(model)
-    nodes = [node for node in model.graph if ops.multiply_adds(node)]
-    clock = Clock(monkeypatch)
-    found = _operators(model.graph)["operators"]
-    assert clock.calls == len(found) + 1 < len(nodes)  # and the model that does nothing
-    assert set(found) == {_form(node) for node in nodes}
-
-
 def test_a_budget_takes_the_place_of_a_recipes_pull():
     recipe = recipe_named("bmtas")
 
     timed = dataclasses.replace(recipe, regularizers={"latency": 1.0})
-    for budget, left in (("madds<=0.5x", {"budget"}), ("latency<=5ms", {"latency"}), ("", {"latency"})):
+    for budget, left in (("madds<=0.5x", {"budget"}), ("latency<=5ms", {"budget"}), ("", {"latency"})):
         found, _ = resolve(timed, CompileConfig(budget=budget), fixed=False)
         assert set(found.regularizers) == left
     found, _ = resolve("bmtas", CompileConfig(budget="madds<=0.5x", regularizers=PULL), fixed=False)

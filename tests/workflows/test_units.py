@@ -35,9 +35,9 @@ def test_open_data_gives_tasks_the_data_sets_units(tmp_path, monkeypatch):
 
 
 def test_reports_have_the_units_of_the_task():
-    from onnxmtl.workflows.phases.emission import _row
+    from onnxmtl.workflows.phases.emission import task_row
 
     task = Task("far", "depth", unit="inverse depth", metrics=("abs", "rel", "rmse"))
     values = {"far": {"abs": 0.1, "rel": 0.2, "rmse": 0.3}}
-    found = _row(task, {"found": values, "constant": values}, {})
+    found = task_row(task, {"found": values, "constant": values}, {})
     assert [metric.unit for metric in found.metrics] == ["inverse depth", "", "inverse depth"]

@@ -24,6 +24,7 @@ from onnxmtl.deploy.html.elements import (
     table,
 )
 from onnxmtl.deploy.html.figure import PANEL, Figure, Panel, inline, legend_html, legend_item
+from onnxmtl.deploy.html.fusion import fusion_figure
 from onnxmtl.deploy.html.sharing import sharing_figure
 from onnxmtl.deploy.html.tables import change_cell
 from onnxmtl.deploy.html.theme import task_class
@@ -71,18 +72,33 @@ def comparison_page(comparison: Comparison, runs: Sequence[RunFiles]) -> str:
 
 
 def _diagrams(names: Sequence[str], runs: Sequence[RunFiles]) -> str:
-    """The sharing diagrams side by side, the legend above the first."""
-    parts, legend = [], ""
-    for i, (name, run) in enumerate(zip(names, runs, strict=True)):
-        if run.report is None or not run.report.sharing or not run.tasks:
+    """Per kind of diagram those of all runs side by side: edges between networks, then layers."""
+    fused, sharing = [], []
+    for i, (name, run) in enumerate(zip(names, runs, strict=True), start=1):
+        report = run.report
+        if report is None:
             continue
-        figure = sharing_figure(run.report.sharing, run.tasks)
-        legend = legend or legend_html(figure)
-        once = sum(row.executed_once for row in run.report.sharing)
-        text = f"{once} of {len(run.report.sharing)} layers are executed once for two tasks or more."
-        short = dataclasses.replace(figure, name=f"sharing-{i + 1}", title=name, text=text, legend=())
-        parts.append(stacked(inline(short), narrow=len(figure.panels) == 1))
-    return legend + beside(*parts) if parts else ""
+        if report.fused is not None:
+            text = f"{len(report.fused.kept)} of {len(report.fused.edges)} candidate edges are kept."
+            figure = fusion_figure(report.fused)
+            fused.append(dataclasses.replace(figure, name=f"fusion-{i}", title=f"{name}, edges", text=text))
+        if report.sharing and run.tasks:
+            once = sum(row.executed_once for row in report.sharing)
+            text = f"{once} of {len(report.sharing)} layers are executed once for two tasks or more."
+            figure = sharing_figure(report.sharing, run.tasks)
+            sharing.append(dataclasses.replace(figure, name=f"sharing-{i}", title=name, text=text))
+    return _side_by_side(fused) + _side_by_side(sharing)
+
+
+def _side_by_side(figures: Sequence[Figure]) -> str:
+    """Figures of one kind below the legend of the one that has the most to explain."""
+    if not figures:
+        return ""
+    legend = legend_html(max(figures, key=lambda figure: len(figure.legend)))
+    parts = (
+        stacked(inline(dataclasses.replace(figure, legend=())), narrow=len(figure.panels) == 1) for figure in figures
+    )
+    return legend + beside(*parts)
 
 
 def _metric_table(comparison: Comparison) -> str:

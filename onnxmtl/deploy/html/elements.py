@@ -28,6 +28,11 @@ def table(header: Sequence[Cell | str], rows: Iterable[tuple[str, Row]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain text, the first row its header; "" without rows below it."""
+    return table(rows[0], [("", row) for row in rows[1:]]) if len(rows) > 1 else ""
+
+
 def _cell(cell: Cell | str, tag: str = "td") -> str:
     text, kind = (cell, "") if isinstance(cell, str) else (cell.text, cell.kind)
     return f"<{tag}{_kind(kind)}>{clean(text)}</{tag}>"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from onnxmtl.deploy.html.asked import asked, command_line, recipe_words, versions
 from onnxmtl.deploy.html.charts import finite_delta
+from onnxmtl.deploy.html.device import device_sections, device_tiles, missing
 from onnxmtl.deploy.html.elements import (
     Section,
     beside,
@@ -55,13 +56,16 @@ def run_page(run: RunFiles, figures: Mapping[str, Figure]) -> str:
         Section("asked", "What was asked", _asked(run)),
         Section("costs", "What it costs", _costs(run, figures)),
         Section("sharing", "What is shared", _sharing(run, figures)),
+        *device_sections(run.device, figures),
         Section("policy", "What the search learnt", _policy(run, figures)),
         Section("draws", "What was drawn", _draws(run, figures)),
         Section("training", "How it was trained", inline(figures["curves"]) if "curves" in figures else ""),
         Section("notes", "Notes", _notes(run)),
     ]
     version = dict(versions(run)).get("onnxmtl", "")
-    return page(run.title, lead, _tiles(run.report), sections, f"onnxmtl {version}".strip())
+    return page(
+        run.title, lead, [*_tiles(run.report), *device_tiles(run.device)], sections, f"onnxmtl {version}".strip()
+    )
 
 
 def _tiles(report: Report | None) -> list[str]:
@@ -186,4 +190,10 @@ def _notes(run: RunFiles) -> str:
     use = ""
     if run.report is not None:
         use = paragraph("The model is model.onnx in the run's directory; onnxmtl verify RUN replays its certificate.")
-    return (bullets(notes) if notes else "") + done + use
+    later = [(what, command) for what, command in missing(run.device) if command]
+    more = ""
+    if run.report is not None and later:
+        more = paragraph(
+            "Not on this page yet; what these find in RUN, the run's directory, the next onnxmtl report shows:"
+        ) + facts(later)
+    return (bullets(notes) if notes else "") + done + use + more

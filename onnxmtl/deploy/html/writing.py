@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxmtl.deploy.html.charts import cost_figure, delta_figure, plane_figure
 from onnxmtl.deploy.html.curves import curves_figure
+from onnxmtl.deploy.html.device import device_figures
 from onnxmtl.deploy.html.figure import Figure, standalone
 from onnxmtl.deploy.html.fusion import fusion_figure
 from onnxmtl.deploy.html.policy import as_json as correlation_json
@@ -17,6 +18,7 @@ from onnxmtl.deploy.html.policy import correlation_figure, policy_figure
 from onnxmtl.deploy.html.run_page import run_page
 from onnxmtl.deploy.html.sharing import sharing_figure
 from onnxmtl.deploy.html.trees import layout_figure
+from onnxmtl.deploy.ondevice import as_json as device_json
 from onnxmtl.deploy.runfiles import RunFiles, read_run
 from onnxmtl.errors import RunError
 from onnxmtl.runs import atomic_write
@@ -57,6 +59,7 @@ def figures_of(run: RunFiles) -> dict[str, Figure]:
         found.append(policy_figure(run.policy, run.architecture))
         if any(len(site.tasks) > 1 for site in run.policy.sites):  # edges of fusion belong to one task each
             found.append(correlation_figure(run.policy))
+    found += device_figures(run.device)
     found.append(curves_figure(run.trainings, run.tasks))
     return {figure.name: figure for figure in found if figure is not None}
 
@@ -71,6 +74,7 @@ def write_html(
     out: str | os.PathLike[str] | None = None,
     *,
     svg: str | os.PathLike[str] | None = None,
+    quantized: Sequence[str | os.PathLike[str]] = (),
 ) -> Written:
     """Write the report of a run.
 
@@ -79,11 +83,12 @@ def write_html(
         out: The file, which ends in ``.html``; by default ``report.html`` in the run's directory. An older one is
             replaced.
         svg: A directory for the figures, one ``.svg`` file each; made if it is not there.
+        quantized: Directories of int8 models, besides those that are found in the run and beside it.
 
     Raises:
-        RunError: `path` is no run, a name is no good, or the disk refuses.
+        RunError: `path` is no run, one of `quantized` no int8 model of it, a name is no good, or the disk refuses.
     """
-    run = read_run(path)
+    run = read_run(path, quantized)
     target = html_target(run.path / "report.html" if out is None else Path(out))
     figures = figures_of(run)
     drawings = {f"{name}.svg": standalone(figure) for name, figure in figures.items()} if svg is not None else {}
@@ -123,5 +128,6 @@ def as_json(run: RunFiles) -> Mapping[str, Any]:
         "candidates": [draw.to_json() for draw in run.candidates],
         "trainings": run.trainings,
         "phases": run.phases,
+        "device": device_json(run.device),
         "remarks": run.remarks,
     }

@@ -21,9 +21,11 @@ import onnx
 import onnx_ir as ir
 
 from onnxmtl import runtime
+from onnxmtl.deploy.certificate import INT8
 from onnxmtl.errors import MissingDependencyError, ModelError
 from onnxmtl.ir.io import EXTERNAL_DATA_BYTES, to_bytes, weight_bytes
 from onnxmtl.passes.finalize import RemoveUnused
+from onnxmtl.passes.finalize.half import FLOAT16, PRECISION_KEY
 
 QUANTIZATION_KEY = "onnxmtl.quantization"
 
@@ -49,8 +51,11 @@ def check_quantizable(model: ir.Model, where: str) -> None:
     """Refuse what cannot be quantized.
 
     Raises:
-        ModelError: It is quantized already, its image is not float32, or it is too large for one message.
+        ModelError: It is quantized already or of float16, its image is not float32, or it is too large for one message.
     """
+    if model.metadata_props.get(PRECISION_KEY) == FLOAT16:
+        msg = f"{where} computes in float16; give the float32 model (onnxmtl specialize RUN --no-float16)"
+        raise ModelError(msg)
     for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("QLinear"):
             msg = f"{where} is quantized already (node {node.name!r} is a {node.op_type}); give the float model"
@@ -99,7 +104,10 @@ def calibrate(model: ir.Model, batches: Iterable[Array], *, reduce_range: bool =
 
 
 def quantized(calibrated: Calibrated, keep: Collection[str] = ()) -> bytes:
-    """The int8 model, serialised; metadata and names of the float one.
+    """The int8 model, serialised; metadata, names and shapes of the float one.
+
+    Tensors that are new, between a QuantizeLinear and its DequantizeLinear, have no ``value_info``: any tool infers it,
+    and in a small model it would take a tenth of the bytes.
 
     Args:
         calibrated: The float model and its ranges.
@@ -138,8 +146,10 @@ def quantized(calibrated: Calibrated, keep: Collection[str] = ()) -> bytes:
     model.graph.sort()  # the new nodes stand at the end
     RemoveUnused()(model)
     proto = onnx.load_model_from_string(to_bytes(model))
-    # Shapes of tensors, which every runtime infers anew: a good part of a small int8 model's bytes.
+    known = {value.name: value for value in plain.graph.value_info}
+    made_names = [name for node in proto.graph.node for name in node.output if name in known]
     del proto.graph.value_info[:]
+    proto.graph.value_info.extend(known[name] for name in made_names)
     return bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -205,6 +215,7 @@ def _as_ours(made: onnx.ModelProto, plain: onnx.ModelProto) -> None:
     del made.metadata_props[:]
     made.metadata_props.extend(plain.metadata_props)
     made.metadata_props.add(key=QUANTIZATION_KEY, value="int8 QDQ per channel")
+    made.metadata_props.add(key=PRECISION_KEY, value=INT8)
     made.producer_name, made.producer_version = plain.producer_name, plain.producer_version
 
 

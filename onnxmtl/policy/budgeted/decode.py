@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from onnxmtl.analysis.table import SiteTable
 from onnxmtl.cost.selected import Int64, SelectedCost, picks_of
 from onnxmtl.errors import BudgetError
 from onnxmtl.policy.architecture import Architecture
@@ -20,6 +21,7 @@ from onnxmtl.policy.policy import Policy
 Method = Literal["exact", "milp"]
 
 _PROVEN = 1e-9  # a gap below is none
+_MICROSECONDS = 1e3  # of a millisecond
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Decoded:
         log_probability: Of the architecture under the policy, natural logarithm.
         parameters: Elements of all unique trainable weights, heads included, before folding.
         multiply_adds: Executed by one run of all tasks, heads included (batch 1).
+        latency: Milliseconds that the table of measured times predicts; 0 without one.
         method: ``exact``: by enumeration or dynamic programs; ``milp``: by HiGHS.
         gap: No architecture within the limits is more probable by more than this (in log-probability); 0: proven best.
         message: One line for the user.
@@ -43,30 +46,34 @@ class Decoded:
     method: Method
     gap: float
     message: str
+    latency: float = 0.0
 
 
-def decode_budgeted(policy: Policy, limits: Sequence[Absolute], *, time_limit: float = 60.0) -> Decoded:
-    """The most probable architecture that keeps all `limits` on parameters and multiply-adds.
+def decode_budgeted(
+    policy: Policy, limits: Sequence[Absolute], *, times: SiteTable | None = None, time_limit: float = 60.0
+) -> Decoded:
+    """The most probable architecture that keeps all `limits`.
 
     Equal inputs give equal results, unless the time runs out. An option that gives away more than a million of
     log-probability against the best one of its site counts as if it gave away a million.
 
     Args:
         policy: The distributions, with their table of sites.
-        limits: All have to hold; without any, the result is the policy's argmax.
+        limits: All have to hold; without any, the result is the policy's argmax. Those on latency (milliseconds) are
+            kept by what `times` predicts: whether the model keeps them has to be measured
+            (:mod:`onnxmtl.policy.measured`).
+        times: The same sites with measured microseconds in the place of multiply-adds; needed if latency is limited.
         time_limit: Seconds for HiGHS; when they are over, the best found is returned with its gap.
 
     Raises:
         BudgetError: No architecture keeps the limits, with the least value each quantity can take; or none was found
             in the time.
         MissingDependencyError: The problem needs scipy and it is not installed.
-        ValueError: A limit on latency: it is measured, see :mod:`onnxmtl.policy.measured`.
+        ValueError: A limit on latency, and no times.
     """
-    if any(limit.quantity == "latency" for limit in limits):
-        msg = "latency is measured, not counted: see onnxmtl.policy.measured"
-        raise ValueError(msg)
-    problem = make_problem(policy, limits)
-    counter = SelectedCost(policy.table)
+    limits = [_in_microseconds(limit) for limit in limits]
+    problem = make_problem(policy, limits, times)
+    counter = problem.counter()
     first = problem.first
     if bool(problem.fits(counter(first[None]))[0]):
         return _decoded(problem, counter, first, "exact", 0.0, "the most probable architecture keeps the budget")
@@ -107,7 +114,29 @@ def _decoded(
         method=method,
         gap=gap,
         message=message,
+        latency=int(costs.latency[0]) / _MICROSECONDS,
     )
+
+
+def fastest(policy: Policy, times: SiteTable, *, time_limit: float = 60.0) -> float | None:
+    """The least latency, in milliseconds, that `times` predicts of any architecture; None if it is not found in time.
+
+    Args:
+        policy: With the table of sites; its probabilities do not matter.
+        times: As of :func:`decode_budgeted`.
+        time_limit: Seconds for HiGHS.
+    """
+    problem = make_problem(policy, [Absolute("latency", 0.0)], times)
+    (load,) = problem.loads
+    least = _least(problem, load, time_limit)
+    return None if least is None else (least + load.constants[0]) / _MICROSECONDS
+
+
+def _in_microseconds(limit: Absolute) -> Absolute:
+    """Latency in the unit of the table of times; its text stays as the user wrote it."""
+    if limit.quantity != "latency":
+        return limit
+    return dataclasses.replace(limit, bound=round(limit.bound * _MICROSECONDS, 6), text=str(limit))
 
 
 def _listed(limits: Sequence[Absolute]) -> str:
@@ -123,8 +152,13 @@ def _smallest(problem: Problem, time_limit: float) -> str:
             continue
         alone = alone and least <= load.bound
         for limit, constant in zip(load.limits, load.constants, strict=True):
-            allowed = math.floor(limit.bound)
-            reached.append(f"{limit.name} can be {least + constant:,} at the least, allowed are {allowed:,}")
+            if limit.quantity == "latency":
+                can, allowed = (f"{amount / _MICROSECONDS:.3g} ms" for amount in (least + constant, limit.bound))
+                reached.append(f"latency can be {can} at the least by the measured times, allowed are {allowed}")
+                continue
+            reached.append(
+                f"{limit.name} can be {least + constant:,} at the least, allowed are {math.floor(limit.bound):,}"
+            )
     why = "each limit can be kept, but not all together" if alone else "no architecture of the supermodel is that small"
     return f"{_listed(problem.limits)}: {why}; {'; '.join(reached)}"
 
@@ -137,5 +171,5 @@ def _least(problem: Problem, load: Load, time_limit: float) -> int | None:
     picks = milp.least(problem, load, time_limit).picks
     if picks is None:
         return None
-    costs = SelectedCost(problem.table)(picks[None])
+    costs = problem.counter()(picks[None])
     return int(amounts(costs, load.limits[0])[0]) - load.constants[0]

@@ -67,7 +67,7 @@ def solve_load(problem: Problem, load: Load) -> Best | None:
 def _circuit(problem: Problem, load: Load) -> tuple[Circuit, int]:
     if is_grouped_chain(problem, load):
         return chain_circuit(problem, load)
-    if load.limits[0].quantity == "multiply_adds":
+    if load.limits[0].quantity != "parameters":
         return execution_circuit(problem, load)
     if not load.joint:
         return parameter_circuit(problem, load)

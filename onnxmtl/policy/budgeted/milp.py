@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmtl.cost.selected import Int64, SelectedCost
+from onnxmtl.cost.selected import Int64
 from onnxmtl.errors import MissingDependencyError
 from onnxmtl.policy.budgeted.problem import Load, Problem, Use
 
@@ -57,7 +57,7 @@ def solve(problem: Problem, time_limit: float) -> Solution:
     program = Program(problem)
     for load in problem.loads:
         program.limit(load)
-    counter = SelectedCost(problem.table)
+    counter = problem.counter()
     end = time.monotonic() + time_limit
     while True:
         found = program.minimize(program.losses, max(end - time.monotonic(), 0.0), _SCALE)

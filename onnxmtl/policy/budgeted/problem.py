@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onnxmtl.analysis.table import CostItem, SiteTable
-from onnxmtl.cost.selected import Int64, Relations, SelectedCosts
+from onnxmtl.cost.selected import Int64, Relations, SelectedCost, SelectedCosts
 from onnxmtl.policy.budget import Absolute
 from onnxmtl.policy.policy import Policy
 
@@ -84,12 +84,13 @@ class Problem:
 
     Attributes:
         table: The sites.
-        limits: What has to hold.
+        limits: What has to hold; of latency in microseconds.
         losses: Per site [tasks, options]: how much log-probability an option gives away against the best one: >= 0,
             at most :data:`WORST`.
         best: Log-probability of the best architecture without limits.
         loads: What the limits add up, one per distinct sum.
         parts: What lies above joint items, see :class:`~onnxmtl.cost.selected.Relations`.
+        times: The table with microseconds in the place of multiply-adds, if latency is limited.
     """
 
     table: SiteTable
@@ -98,6 +99,11 @@ class Problem:
     best: float
     loads: tuple[Load, ...]
     parts: tuple[tuple[int | None, tuple[tuple[int, tuple[int, ...]], ...]], ...]
+    times: SiteTable | None = None
+
+    def counter(self) -> SelectedCost:
+        """Counts all that is limited."""
+        return SelectedCost(self.table, self.times)
 
     def tasks_at(self, site: int) -> tuple[int, ...]:
         """Indices of the tasks that decide at a site."""
@@ -132,9 +138,18 @@ def amounts(costs: SelectedCosts, limit: Absolute) -> Int64:
     return found
 
 
-def make_problem(policy: Policy, limits: Sequence[Absolute]) -> Problem:
-    """Prepare a policy and limits on parameters and multiply-adds for decoding."""
+def make_problem(policy: Policy, limits: Sequence[Absolute], times: SiteTable | None = None) -> Problem:
+    """Prepare a policy and limits for decoding; `times` is needed for those on latency, see :class:`Problem`.
+
+    Raises:
+        ValueError: Latency is limited, and there are no times, or those of other sites.
+    """
     table = policy.table
+    if any(limit.quantity == "latency" for limit in limits) and (
+        times is None or [(s.id, s.option_names) for s in times.sites] != [(s.id, s.option_names) for s in table.sites]
+    ):
+        msg = "a limit on latency needs a table of measured times of the same sites"
+        raise ValueError(msg)
     losses, best = [], []
     for site, logits in enumerate(policy.logits):
         top = logits.max(axis=1, keepdims=True)
@@ -144,8 +159,10 @@ def make_problem(policy: Policy, limits: Sequence[Absolute]) -> Problem:
     relations = Relations()
     merged: dict[Any, Load] = {}
     for limit in limits:
-        parameters = limit.quantity == "parameters"
-        load = _parameters(table, limit, relations) if parameters else _executed(table, limit, relations)
+        if limit.quantity == "parameters":
+            load = _parameters(table, limit, relations)
+        else:
+            load = _executed(table if times is None or limit.quantity != "latency" else times, limit, relations)
         key = (frozenset(load.single.items()), load.joint, load.weights)
         other = merged.get(key)
         if other is None:
@@ -157,7 +174,8 @@ def make_problem(policy: Policy, limits: Sequence[Absolute]) -> Problem:
                 constants=other.constants + load.constants,
                 bound=min(other.bound, load.bound),
             )
-    return Problem(table, tuple(limits), tuple(losses), math.fsum(best), tuple(merged.values()), tuple(relations.parts))
+    loads, parts = tuple(merged.values()), tuple(relations.parts)
+    return Problem(table, tuple(limits), tuple(losses), math.fsum(best), loads, parts, times)
 
 
 def _parameters(table: SiteTable, limit: Absolute, relations: Relations) -> Load:

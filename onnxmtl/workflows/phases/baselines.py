@@ -24,7 +24,7 @@ from onnxmtl.cost.count import Costs
 from onnxmtl.cost.selected import count_architecture
 from onnxmtl.deploy.results import DrawResult
 from onnxmtl.errors import ModelError
-from onnxmtl.kinds import TaskSet
+from onnxmtl.kinds import Task, TaskSet
 from onnxmtl.lowering import together, write_back
 from onnxmtl.lowering.agreement import from_first
 from onnxmtl.passes.networks import given_networks
@@ -112,6 +112,11 @@ def train_baselines(job: Job) -> Baselines:
         return Baselines(models, notes=("no hard sharing to compare with: every task was given a network of its own",))
     models["shared"] = _of_backbone(job, session.tasks, "hard-sharing")
     return Baselines(models)
+
+
+def train_single(job: Job, task: Task, number: int) -> Baseline:
+    """Train a model for one task alone, as the baseline of the task that is `number` (from 1) in its run."""
+    return _of_backbone(job, TaskSet((task,)), f"single-task-{number}")
 
 
 def train_random(job: Job, architecture: Architecture, baselines: Baselines) -> Baselines:

@@ -20,6 +20,7 @@ from onnxmtl.errors import ModelError
 from onnxmtl.ir import diagnostics
 from onnxmtl.kinds import Task
 from onnxmtl.lowering.agreement import from_first
+from onnxmtl.passes.finalize import separated
 from onnxmtl.policy import Architecture
 from onnxmtl.policy.budget import Absolute
 from onnxmtl.runs import atomic_write, read_json, write_json
@@ -31,6 +32,7 @@ from onnxmtl.workflows.phases import limits as budgets
 from onnxmtl.workflows.phases.baselines import Baseline, Baselines
 from onnxmtl.workflows.phases.decoding import Decision
 from onnxmtl.workflows.phases.fused import fused_of
+from onnxmtl.workflows.phases.half import measured_half
 from onnxmtl.workflows.phases.job import Job
 from onnxmtl.workflows.phases.trees import tree_of
 from onnxmtl.workflows.session import Metrics
@@ -94,8 +96,8 @@ def emit_model(job: Job, outcome: Outcome) -> Compiled:
 
     def write(folder: Path) -> None:
         data = session.data
-        images = np.stack([np.asarray(data.val[i][0], np.float32) for i in range(_certified(job))])
-        final, _ = emit(
+        images = np.stack([np.asarray(data.val[i][0], np.float32) for i in range(certified_images(job))])
+        final, verified = emit(
             folder,
             outcome.trained,
             session.tasks,
@@ -104,18 +106,26 @@ def emit_model(job: Job, outcome: Outcome) -> Compiled:
             supermodel=job.graphs.supermodel,
             layout=tree_of(job, outcome.decision.architecture),
             fold=session.config.fold,
+            siblings=session.config.fuse_siblings,
+            half=session.config.float16,
             instruments=job.graphs.instruments,
         )
-        found = session.evaluate(session.module(outcome.trained))
-        costs = count(final, file_bytes=(folder / MODEL_FILE).stat().st_size)
+        found: Metrics = session.evaluate(session.module(outcome.trained))
+        notes: tuple[str, ...] = ()
+        if session.config.float16:
+            found, notes = measured_half(folder / MODEL_FILE, session, found, verified)
+        costs = count(separated(final), file_bytes=(folder / MODEL_FILE).stat().st_size)
         limits = budgets.verdict(job.graphs, outcome.limits, final, costs)
         made = report(job, outcome, found, costs, limits)
+        made = dataclasses.replace(made, notes=(*made.notes, *notes))
         write_json(folder / "report.json", made.to_json())
         if made.layout is not None:
             atomic_write(folder / LAYOUT_FILE, made.layout.to_json().encode())
         write_diagnostics(folder, finalize=final)
 
-    folder = session.phase("emit", write, fold=session.config.fold, weights=outcome.weights)
+    config = session.config
+    asked = {name: True for name in ("fuse_siblings", "float16") if getattr(config, name)}
+    folder = session.phase("emit", write, fold=config.fold, weights=outcome.weights, **asked)
     run = session.path
 
     def publish() -> None:
@@ -147,12 +157,12 @@ def report(job: Job, outcome: Outcome, found: Metrics, costs: Costs, limits: tup
         }
     all_metrics = {**models, "constant": constants}
     notes = [*map(str, diagnostics(job.graphs.backbone)), *baselines.notes, *_about_draws(baselines)]
-    notes += [f"{limit.limit} is not met: measured {limit.value:.4g}" for limit in limits if not limit.met]
+    notes += [_not_met(limit) for limit in limits if not limit.met]
     return Report(
         title=f"{job.title} on {data.name}",
-        tasks=tuple(_row(task, all_metrics, changes) for task in tasks),
+        tasks=tuple(task_row(task, all_metrics, changes) for task in tasks),
         costs=_costs(costs, baselines.models),
-        sharing=tuple(LayerRow.of(row) for row in _layers(outcome.trained, job.graphs.backbone)),
+        sharing=tuple(LayerRow.of(row) for row in layers_of(outcome.trained, job.graphs.backbone)),
         model=MODEL_FILE,
         command="",
         weights=outcome.weights,
@@ -166,7 +176,15 @@ def report(job: Job, outcome: Outcome, found: Metrics, costs: Costs, limits: tup
     )
 
 
-def _row(task: Task, models: Mapping[str, Metrics], changes: Mapping[str, Delta]) -> TaskResult:
+def _not_met(limit: BudgetResult) -> str:
+    """Of a counted limit this is not possible; of latency, if the machine is slower than when the model was chosen."""
+    msg = f"{limit.limit} is not met: measured {limit.value:.4g}"
+    if limit.quantity != "latency":
+        return msg
+    return f"{msg} ms, and less when it was chosen: onnxmtl specialize with a smaller budget takes a faster model"
+
+
+def task_row(task: Task, models: Mapping[str, Metrics], changes: Mapping[str, Delta]) -> TaskResult:
     def primary(name: str) -> float | None:
         return models[name][task.name][task.primary] if name in models else None
 
@@ -215,7 +233,7 @@ def _about_draws(baselines: Baselines) -> list[str]:
     ]
 
 
-def _layers(trained: ir.Model, backbone: ir.Model) -> list[SharingRow]:
+def layers_of(trained: ir.Model, backbone: ir.Model) -> list[SharingRow]:
     """What is shared, for the operators; a normalization that follows one has the same row."""
     rows = sharing(trained, backbone)
     linear = [row for row in rows if row.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
@@ -228,7 +246,7 @@ def _command(job: Job, target: Path) -> str:
     return run_command(target, str(job.graphs.backbone.graph.inputs[0].name), shape)
 
 
-def _certified(job: Job) -> int:
+def certified_images(job: Job) -> int:
     available = len(job.session.data.val)
     if available < 2:
         msg = f"the validation set has {available} samples; verification needs two or more"

@@ -23,6 +23,7 @@ from onnxmtl.train.optimizers import OptimizerSpec
 from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.phases.baselines import Baseline, Baselines
 from onnxmtl.workflows.phases.decoding import POLICY_FILE
+from onnxmtl.workflows.phases.folders import phase_folder as phase_folder
 from onnxmtl.workflows.phases.job import DATA_FILE
 from onnxmtl.workflows.session import WEIGHTS_FILE
 
@@ -67,6 +68,10 @@ class Finished:
         if isinstance(config.get("specialized"), dict):
             origin = record.get("source", {}).get("run", "another run")
             msg = f"{path} was itself specialized from {origin}, which has the policy: specialize that one"
+            raise RunError(msg)
+        if isinstance(config.get("added"), dict):
+            origin = record.get("source", {}).get("run", "another run")
+            msg = f"{path} is {origin} with a task added: specialize that one, and add the task to what comes of it"
             raise RunError(msg)
         if not (path / "report.json").is_file():
             msg = f"{path} is not finished: go on with it (compile --resume) and specialize it then"
@@ -128,17 +133,21 @@ class Finished:
         return Baselines(models, report.draws)
 
 
-def phase_folder(run: Path, phase: str, file: str) -> Path:
-    """The folder of a phase, which has `file`."""
-    for folder in sorted((run / "phases").glob(f"[0-9]*-{phase}")):
-        if folder.name.partition("-")[2] == phase and (folder / file).is_file():
-            return folder
-    msg = f"{run} has no {file} of its phase {phase!r}: an earlier version of onnxmtl made it; compile again"
-    raise RunError(msg)
-
-
 def _recipe(path: Path, config: Mapping[str, Any]) -> Recipe:
-    """The recipe as run.json describes it; entries that are not known are of another version and left out."""
+    """The recipe of a run that was searched."""
+    recipe = recipe_of(path, config)
+    if not recipe.search_stages:
+        msg = f"nothing was searched in {path}: its recipe has no stage that trains a supermodel"
+        raise RunError(msg)
+    return recipe
+
+
+def recipe_of(path: Path, config: Mapping[str, Any]) -> Recipe:
+    """The recipe as run.json describes it; entries that are not known are of another version and left out.
+
+    Raises:
+        RunError: It does not describe one.
+    """
     try:
         content = _known(Recipe, config["with_recipe"])
         stages = []
@@ -149,14 +158,10 @@ def _recipe(path: Path, config: Mapping[str, Any]) -> Recipe:
                     fields[name] = kind(**_known(kind, fields[name]))
             fields |= {name: tuple(fields[name]) for name in ("alternate", "reset") if name in fields}
             stages.append(Stage(**fields))
-        recipe = Recipe(stages=tuple(stages), **content)
+        return Recipe(stages=tuple(stages), **content)
     except (KeyError, TypeError, AttributeError) as error:
         msg = f"{path}: its run.json describes the recipe in a way that is not understood; compile again"
         raise RunError(msg) from error
-    if not recipe.search_stages:
-        msg = f"nothing was searched in {path}: its recipe has no stage that trains a supermodel"
-        raise RunError(msg)
-    return recipe
 
 
 _PARTS: Mapping[str, Any] = {

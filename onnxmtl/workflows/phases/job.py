@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -16,19 +17,22 @@ from onnxmtl.data import InputSpec
 from onnxmtl.deploy.explain import write_diagnostics
 from onnxmtl.ir.passes import PassBase
 from onnxmtl.kinds import TaskSet
-from onnxmtl.passes.finalize import finalize_passes
+from onnxmtl.passes.finalize import finalize_passes, half_passes, separated
 from onnxmtl.passes.heads import AttachHeads
 from onnxmtl.passes.instruments import Instrument
 from onnxmtl.passes.networks import given_networks, restricted
 from onnxmtl.passes.pipelines import Pipeline
 from onnxmtl.policy import Architecture, Layout
+from onnxmtl.policy.latency import Times
 from onnxmtl.runs import atomic_write, write_json
-from onnxmtl.search.recipe import Recipe
 from onnxmtl.workflows.config import CompileConfig
-from onnxmtl.workflows.emit import selection
-from onnxmtl.workflows.preparation import round_attributes
-from onnxmtl.workflows.session import Session
-from onnxmtl.workflows.smaller import Smaller
+from onnxmtl.workflows.digest import round_attributes
+from onnxmtl.workflows.selecting import selection
+
+if TYPE_CHECKING:  # the graphs are for commands without torch, too
+    from onnxmtl.search.recipe import Recipe
+    from onnxmtl.workflows.session import Session
+    from onnxmtl.workflows.smaller import Smaller
 
 DATA_FILE = "data.json"
 _KERNEL = 4  # axes of a convolution's weight
@@ -50,6 +54,7 @@ class Graphs:
         layout: The tree that `supermodel` is, if that is given.
         separate: A network of its own for every task, if the recipe trains those before the supermodel.
         counted: What :meth:`costs_of` has counted so far.
+        clock: What has been measured of it (:mod:`onnxmtl.workflows.phases.times`): nothing, or one entry.
     """
 
     backbone: ir.Model
@@ -62,6 +67,7 @@ class Graphs:
     layout: Layout | None = None
     separate: ir.Model | None = None
     counted: dict[Architecture, Costs] = dataclasses.field(default_factory=dict, compare=False)
+    clock: list[Times] = dataclasses.field(default_factory=list, compare=False)
 
     def rewrite(self, model: ir.Model, passes: Sequence[PassBase], name: str) -> ir.Model:
         """A copy of `model` after `passes`."""
@@ -73,8 +79,9 @@ class Graphs:
 
     def finalize(self, trained: ir.Model, tasks: TaskSet | None = None) -> ir.Model:
         """The model as it would be emitted."""
-        contract = dataclasses.asdict(self.input)
-        return self.rewrite(trained, finalize_passes(tasks or self.tasks, contract, fold=self.config.fold), "finalize")
+        contract, config = dataclasses.asdict(self.input), self.config
+        passes = finalize_passes(tasks or self.tasks, contract, fold=config.fold, siblings=config.fuse_siblings)
+        return self.rewrite(trained, [*passes, *(half_passes() if config.float16 else [])], "finalize")
 
     def with_heads(self, tasks: TaskSet) -> ir.Model:
         """The backbone with heads for some of the tasks; of networks that were given one per task, those of theirs."""
@@ -87,12 +94,13 @@ class Graphs:
     def costs(self, trained: ir.Model, tasks: TaskSet | None = None) -> Costs:
         """What a model costs once it is emitted."""
         final = self.finalize(trained, tasks)
-        return count(final, file_bytes=len(graphs.to_bytes(final)))
+        file_bytes = len(graphs.to_bytes(final))
+        return count(separated(final), file_bytes=file_bytes)
 
     def costs_of(self, architecture: Architecture) -> Costs:
         """What the model of an architecture costs once it is emitted; the same for all weights."""
         if architecture not in self.counted:
-            self.counted[architecture] = count(self.as_emitted(architecture))
+            self.counted[architecture] = count(separated(self.as_emitted(architecture)))
         return self.counted[architecture]
 
     def as_emitted(self, architecture: Architecture) -> ir.Model:
@@ -135,11 +143,12 @@ class Job:
     data: str
     smaller: Smaller | None = None
 
-    def write_graphs(self, digest: str) -> None:
+    def write_graphs(self, digest: str, tasks: TaskSet | None = None) -> None:
         """The phase ``import``: the graphs, the tasks, and what was noticed about them.
 
         Args:
             digest: Of the supermodel.
+            tasks: Of the graphs, where the run trains some of them only.
         """
 
         def write(folder: Path) -> None:
@@ -147,7 +156,7 @@ class Job:
             for name in _GRAPHS:
                 if (model := getattr(made, name)) is not None:
                     graphs.save(model, folder / f"{name}.onnx")
-            atomic_write(folder / "tasks.json", self.session.tasks.to_json().encode())
+            atomic_write(folder / "tasks.json", (tasks or self.session.tasks).to_json().encode())
             write_json(folder / DATA_FILE, {"fingerprint": self.data})
             # Before anything is trained: the search hands its supermodel on without them.
             found = {"import": made.backbone, "heads": made.multitask, "space": made.supermodel}

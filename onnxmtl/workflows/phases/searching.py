@@ -37,7 +37,7 @@ def search(job: Job, limits: Sequence[Absolute] = ()) -> ir.Model:
     supermodel, smaller = clone(job.graphs.supermodel), job.smaller
     module = job.session.module(supermodel if smaller is None else clone(smaller.supermodel))
     table = site_table(supermodel)
-    times = timed(job, table)
+    times = timed(job, table, limits)
     for stage in job.recipe.early_stages:
         if stage.relaxation == "separate":
             train = _networks(job, stage, module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from onnxmtl.workflows.recommending.predicting import Predictor, predictor
 from onnxmtl.workflows.recommending.store import Performance
 
 _MOST = 4096  # layouts that are looked through for those that keep what only their own graphs tell
+_OFF = 0.02  # of sums of latencies; less is noise
 
 
 class Answer:
@@ -168,20 +170,32 @@ class Answer:
         cost: str,
         probability: Probability | None,
     ) -> list[LayoutResult]:
-        """The best layouts that keep all limits on their own graphs."""
+        """The best layouts that keep all limits on their own graphs.
+
+        Sums over the table of latencies say which layouts are looked at; once some have been measured, the limit on
+        those sums is moved by as much as the sums were off.
+        """
         asked = self.question
-        rows, bounds = self._problem(known, limits, cost, probability)
+        ratio, moved = self._predicted_by_measured(known, [Layout.shared(known.tasks, len(known.blocks))]), False
         count = asked.top
         while True:
+            rows, bounds = self._problem(known, limits, cost, probability, ratio)
             found = self._best(predicted, rows, count, bounds, probability, known.costs.parts)
-            kept = []
+            kept, seen = [], []
             for one in found:
                 layout = Layout(known.tasks, one.groups, known.blocks)
                 result = self.row(known, layout)
+                seen.append(layout)
                 if budgets.allows(limits, dict(result.costs)):
                     kept.append(result)
                 if len(kept) == asked.top:
-                    return kept
+                    break
+            now = self._predicted_by_measured(known, seen)
+            if not moved and abs(now / ratio - 1) > _OFF:
+                ratio, moved = now, True
+                continue
+            if len(kept) == asked.top:
+                return kept
             if len(found) < count or count >= _MOST or asked.decoder == "greedy":
                 break
             count = min(4 * count, _MOST)
@@ -195,16 +209,29 @@ class Answer:
         return kept
 
     def _problem(
-        self, known: Performance, limits: tuple[LimitResult, ...], cost: str, probability: Probability | None
+        self,
+        known: Performance,
+        limits: tuple[LimitResult, ...],
+        cost: str,
+        probability: Probability | None,
+        ratio: float = 1.0,
     ) -> tuple[np.ndarray[Any, Any], list[float | None]]:
-        """Costs of the parts of blocks [D, P], and what the budget leaves for them.
+        """Costs of the parts of blocks [D, P], and what the budget leaves for them; of latency `ratio` times as much.
 
         With a traffic model the program's costs are expected ones; what is not expected is looked at afterwards.
         """
         inside = [limit for limit in limits if limit.quantity.startswith("expected_") or probability is None]
         quantities = list(dict.fromkeys(limit.quantity for limit in inside)) or [cost]
         rows = np.stack([self._row_of(known.costs, q) for q in quantities])
-        return rows, [self._left(known, inside, q, probability) for q in quantities]
+        factors = [ratio if q == "latency" else 1.0 for q in quantities]
+        return rows, [self._left(known, inside, q, probability, f) for q, f in zip(quantities, factors, strict=True)]
+
+    def _predicted_by_measured(self, known: Performance, layouts: Sequence[Layout]) -> float:
+        """What the table of latencies says as a multiple of what was measured, in the middle; 1 without a limit."""
+        if self._emission is None or not layouts or not any(one.quantity == "latency" for one in self._wanted):
+            return 1.0
+        ratios = [known.costs.of(one, "latency") / self._costs(known, one)["latency"] for one in layouts]
+        return statistics.median(ratios)
 
     def _best(
         self,
@@ -221,10 +248,15 @@ class Answer:
         return program.best(predicted.scores, rows, count, bounds, probability, parts)
 
     def _left(
-        self, known: Performance, limits: list[LimitResult], quantity: str, probability: Probability | None
+        self,
+        known: Performance,
+        limits: list[LimitResult],
+        quantity: str,
+        probability: Probability | None,
+        factor: float,
     ) -> float | None:
-        """What the budget leaves for blocks."""
-        bounds = [limit.bound for limit in limits if limit.quantity == quantity]
+        """What `factor` times the budget leaves for blocks."""
+        bounds = [limit.bound * factor for limit in limits if limit.quantity == quantity]
         return min(bounds) - known.costs.fixed(_plain(quantity), probability) if bounds else None
 
     def _costs(self, known: Performance, layout: Layout, emitted: bool = True) -> dict[str, float]:

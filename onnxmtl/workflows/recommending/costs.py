@@ -19,7 +19,7 @@ from onnxmtl import ir as graphs
 from onnxmtl import ops, runtime
 from onnxmtl.analysis.blocks import Block
 from onnxmtl.cost.count import Costs, count, elements, trainable
-from onnxmtl.deploy.bench.together import latencies
+from onnxmtl.deploy.bench.together import passed_and_worked
 from onnxmtl.errors import BudgetError
 from onnxmtl.ir import head_of, sources, tasks_of_nodes
 from onnxmtl.ir.passes import PassBase
@@ -34,7 +34,7 @@ from onnxmtl.policy.parts import Part, whole_blocks
 
 COUNTED = ("multiply_adds", "parameters", "multiply_adds_trunk", "parameters_trunk")
 _AMOUNTS = COUNTED[:2]
-_SECONDS = 0.3  # for which each layout is measured, beside the others
+_SECONDS, _ROUNDS = 0.3, 10  # for which each layout is measured at least, beside the others
 Probability = Callable[[Group], float]
 
 
@@ -168,8 +168,12 @@ class Emission:
             worked: Processor time instead of the time that passes.
             threads: Within an operator; ONNX Runtime's own choice if None.
         """
+        return self.timings(layouts, threads=threads)[worked]
+
+    def timings(self, layouts: Sequence[Layout], *, threads: int | None = None) -> tuple[list[float], list[float]]:
+        """The same by the clock and of the processor, from one series of measurements."""
         made = [functools.partial(self._bytes, layout) for layout in layouts]
-        return latencies(made, self._image(), seconds=_SECONDS, worked=worked, threads=threads)
+        return passed_and_worked(made, self._image(), seconds=_SECONDS, rounds=_ROUNDS, threads=threads)
 
     def _bytes(self, layout: Layout) -> bytes:
         return graphs.to_bytes(self.of(layout))

@@ -13,6 +13,7 @@ from onnxmtl.deploy.quantize.blocks import name_nodes, quant_blocks
 from onnxmtl.deploy.quantize.qdq import QUANTIZATION_KEY, calibrate, check_quantizable, quantized, weight_bytes_of
 from onnxmtl.errors import ModelError
 from onnxmtl.passes.finalize import FoldBatchNorm, RemoveUnused
+from onnxmtl.passes.finalize.half import PRECISION_KEY
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_what_is_the_users_stays(model, everything):
     found = onnx.load_model_from_string(everything)
     onnx.checker.check_model(found, full_check=True)
     metadata = {entry.key: entry.value for entry in found.metadata_props}
-    assert metadata.pop(QUANTIZATION_KEY)
+    assert metadata.pop(QUANTIZATION_KEY) and metadata.pop(PRECISION_KEY) == "int8"
     assert metadata == dict(model.metadata_props)
     assert (found.producer_name, found.producer_version) == ("onnxmtl", "x")
     assert [value.name for value in found.graph.output] == ["seg", "depth"]

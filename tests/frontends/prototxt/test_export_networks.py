@@ -30,7 +30,17 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.NETWORKS if name not in REASONS])
+RELATIVES = ("efficientnet_v2", "mnasnet", "regnet", "shufflenet_v2", "unet_resize")  # of networks that are there too
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in RELATIVES else name
+        for name in zoo.NETWORKS
+        if name not in REASONS
+    ],
+)
 def test_networks_of_the_zoo(name, tmp_path):
     back = there_and_back(zoo.export(name, "legacy"), tmp_path)
     text = (tmp_path / "net.prototxt").read_text()
@@ -123,10 +133,15 @@ def test_fixtures(fixture_files, tmp_path):
 def test_torch_to_prototxt(tmp_path):
     import torch
 
-    module = zoo.NETWORKS["resnet18"]()
-    images = torch.randn(2, 3, 64, 64)
+    nn = torch.nn
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, 1, 1),
+        nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    module(torch.randn(4, 3, 16, 16))  # statistics that are not those of a new one
+    images = torch.randn(2, 3, 16, 16)
     target, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
-    export_prototxt(module, target, weights, torch.zeros(1, 3, 64, 64))
+    export_prototxt(module, target, weights, torch.zeros(1, 3, 16, 16))
     back = prototxt.load(target, weights=weights)
     assert {"BatchNorm", "Scale"} <= set(layer_types(target))  # kept, unlike in torch's own export
     with torch.no_grad():

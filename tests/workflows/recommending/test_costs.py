@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 from helpers.compiling import write_backbone
 from helpers.graphs import GraphBuilder
 from helpers.layouts import random_layout
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from onnxmtl import ops
 from onnxmtl.analysis.blocks import backbone_blocks
@@ -25,7 +22,7 @@ from onnxmtl.policy.parts import Part, whole_blocks
 from onnxmtl.workflows.importing import load
 from onnxmtl.workflows.recommending import budget
 from onnxmtl.workflows.recommending.costs import COUNTED, CostTable, Emission, cost_table
-from onnxmtl.workflows.recommending.latency import calibrated, calibrating, with_latency
+from onnxmtl.workflows.recommending.latency import calibrating, copies, with_latency
 
 THREE = "seg=segmentation:5,depth,room=classification:4"
 
@@ -133,7 +130,7 @@ def clock(monkeypatch, of):
 
 
 def test_latencies_of_early_tasks(tmp_path, monkeypatch):
-    """The task with the largest trunk leaves: what it alone needs is never copied, and is in the base."""
+    """What one task alone needs is never copied."""
     model = load(write_backbone(tmp_path / "net.onnx"), features=["early", "late"])
     tasks = reading("a=depth,b=depth,c=edges", ("early", "late", "early"))
     emission = Emission(model, backbone_blocks(model, 3), tasks)
@@ -141,10 +138,9 @@ def test_latencies_of_early_tasks(tmp_path, monkeypatch):
     assert parts == (Part(0, (0, 1, 2)), Part(1, (0, 1, 2)), Part(2, (1,)))
     clock(monkeypatch, lambda layout: 2.0 + layout.cost((3.0, 0.5, 1.25), parts=parts))
     table = with_latency(cost_table(emission), emission)
-    assert table.blocks("latency") == pytest.approx((3.0, 0.5, 0.0)) and table.base["latency"] == pytest.approx(3.25)
     for number in range(count_layouts(3, 3)):
         layout = Layout.from_id(table.tasks, 3, number)
-        assert table.of(layout, "latency") == pytest.approx(2.0 + layout.cost((3.0, 0.5, 1.25), parts=parts))
+        assert table.of(layout, "latency") == pytest.approx(2.0 + layout.cost((3.0, 0.5, 1.25), parts=parts), rel=0.02)
 
 
 def test_separate_models_are_separate_trees(emission):
@@ -183,50 +179,22 @@ def test_traffic_scales_what_a_group_costs(emission):
 
 
 def test_latencies_explain_the_models_they_were_measured_on(emission, monkeypatch):
-    """With a clock that is a sum over blocks, the table is that sum."""
+    """With a clock that is a sum over blocks, the table is about that sum; of layouts that were not measured, too."""
     truth = (3.0, 0.5, 1.25)
     clock(monkeypatch, lambda layout: 2.0 + layout.cost(truth))
     table = with_latency(cost_table(emission), emission)
-    assert table.blocks("latency") == pytest.approx(truth, abs=1e-12)
     for number in range(count_layouts(3, 3)):
         layout = Layout.from_id(table.tasks, 3, number)
-        assert table.of(layout, "latency") == pytest.approx(2.0 + layout.cost(truth), abs=1e-9)
+        assert table.of(layout, "latency") == pytest.approx(2.0 + layout.cost(truth), rel=0.02)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 4))
-def test_calibration_finds_what_explains_all_measurements(seed, tasks, depth):
-    """From any wrong table, near the right one; from the right one, nowhere."""
-    rng = np.random.default_rng(seed)
-    names = tuple("abcd"[:tasks])
-    parts, truth = whole_blocks(tasks, depth), rng.uniform(0.5, 2.0, depth)
-    layouts = list(dict.fromkeys([Layout.shared(names, depth), *calibrating(names, depth, [])]))
-    measured = [3.0 + layout.cost(truth) for layout in layouts]
-    found, base = calibrated(truth, 3.0, parts, layouts, measured)
-    assert found == pytest.approx(truth, abs=1e-9) and base == pytest.approx(3.0, abs=1e-9)
-
-    def off(times, rest):
-        return max(abs((rest + layout.cost(times)) / ms - 1) for layout, ms in zip(layouts, measured, strict=True))
-
-    wrong = truth * rng.uniform(0.5, 2.0, depth)
-    found, base = calibrated(wrong, 1.0, parts, layouts, measured)
-    assert min(*found, base) >= 0
-    assert off(found, base) <= max(0.02, 0.1 * off(wrong, 1.0))
-
-
-def test_what_the_table_is_calibrated_by():
+def test_what_the_table_is_made_from():
     names = ("a", "b", "c")
-    found = calibrating(names, 5, [])
-    assert found[0] == Layout.separate(names, 5) and len(found) == len(set(found)) == 8
-    assert calibrating(names, 5, []) == found and not set(calibrating(names, 5, found[:3])) & set(found[:3])
-    assert calibrating(("a",), 3, [Layout.shared(("a",), 3)]) == []
-
-
-def test_calibration_takes_nothing_below_nothing():
-    layouts = [Layout.shared(("a", "b"), 2), Layout.separate(("a", "b"), 2)]
-    found, base = calibrated([1.0, 1.0], 0.5, whole_blocks(2, 2), layouts, [5.0, 4.0])
-    assert min(*found, base) >= 0
-    assert calibrated([0.0, 0.0], 1.0, whole_blocks(2, 2), layouts, [1.0, 1.0]) == ([0.0, 0.0], 1.0)
+    found = calibrating(names, 5)
+    assert found[:2] == [Layout.shared(names, 5), Layout.separate(names, 5)] and len(found) == len(set(found)) == 9
+    assert calibrating(names, 5) == found
+    assert calibrating(("a",), 3) == [Layout.shared(("a",), 3)]
+    assert copies(whole_blocks(3, 5), found)[:2].tolist() == [[1, 1, 1, 1, 1, 1], [3, 3, 3, 3, 3, 1]]
 
 
 def test_a_real_machine_is_measured(emission):
