@@ -19,7 +19,15 @@ from onnxmtl.cli.console import (
     results,
     show,
 )
-from onnxmtl.cli.training_options import DATA, RUN, TRAINING, CheckpointEveryOption, ResumeOption, parse_options
+from onnxmtl.cli.training_options import (
+    DATA,
+    RUN,
+    TRAINING,
+    CheckpointEveryOption,
+    ResumeOption,
+    check_resume,
+    parse_options,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -128,8 +136,7 @@ def add_task_command(
 
     Example: onnxmtl add-task runs/a --task parts=segmentation:7 --data own:make --at layer3.1.relu2.out
     """
-    if resume and output is None:
-        raise typer.BadParameter("--resume needs --output, the directory of the run to go on with")
+    check_resume(resume, output)
     if batch_size == 1:
         raise typer.BadParameter("--batch-size must be 2 or more: normalization needs statistics over several images")
     options = parse_options(data_option or [])
