@@ -248,11 +248,15 @@ def _compare(file: Path, exact: Path, folder: Path) -> Mapping[str, tuple[int | 
         feeds = random_feeds(opened)
         whole = runtime.run(opened, feeds)
         del opened  # two copies of the weights are enough
-        parts = runtime.load(folder, optimize=optimize)
         (images,) = feeds.values()
-        together = parts(images)
+        got: dict[str, list[runtime.Array]] = {task: [] for task in whole}
+        segments = runtime.load(folder, optimize=optimize, by_segment=True)
+        for tasks in (list(whole), *([task] for task in whole)):
+            for parts in (segments, runtime.load(folder, optimize=optimize)):
+                for task, output in parts(images, tasks).items():
+                    got[task].append(output)
         for task, expected in whole.items():
-            outputs = (parts(images, [task])[task], together[task])
+            outputs = got[task]
             if not optimize and not all(same_bits(output, expected) for output in outputs):
                 msg = f"{file}: cut into segments, it computes the task {task!r} otherwise; nothing was written"
                 raise VerificationError(msg)

@@ -1,13 +1,19 @@
-"""Running only what the asked tasks need: the segments of a multi-task model, one after the other.
+"""Running only what the asked tasks need: the segments of a multi-task model that lead to them.
 
 ONNX Runtime computes a whole graph even if one output is fetched. A directory of entry points holds the graph in
-pieces; a call runs those that lead to the asked outputs. Tensors between pieces stay where they are computed: they are
-handed over as ``OrtValue`` by IOBinding, on the GPU where the session has one, and dropped after their last reader.
+segments, and a call runs those that lead to the asked outputs, in one of two ways:
+
+- **as one model**, put together when a combination of tasks is first asked for: nothing is computed or handed over that
+  need not be. Each combination has a session with weights of its own in memory.
+- **by segment**, one after the other: one session per segment, so every weight is in memory once, whatever is asked
+  for. Tensors between segments stay where they are computed: they are handed over as ``OrtValue`` by IOBinding, on the
+  GPU where the session has one, and dropped after their last reader.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -15,16 +21,21 @@ from typing import Any
 import numpy as np
 
 from onnxmtl.errors import ModelError
+from onnxmtl.runtime.assembly import assemble
 from onnxmtl.runtime.images import fitting
 from onnxmtl.runtime.manifest import Manifest, Segment
-from onnxmtl.runtime.sessions import CPU, Array, Session, one_line, onnxruntime, session
+from onnxmtl.runtime.sessions import CPU, Array, Session, one_line, onnxruntime, run, session
 
 # ONNX Runtime's name for the memory in which a provider leaves its results; all others leave them on the host.
 _DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
-# Every session has threads of its own, which spin between and after its operators and take the cores away from the
-# segment that comes next. On two cores shared with other programs five segments on two threads took 2.5 times as long
-# as the single file with ONNX Runtime's default, 3.6 times with "session.force_spinning_stop", and 1.2 times so.
-_SETTINGS = {"session.intra_op.allow_spinning": "0"}
+# Threads of one session spin between its operators, and for a while after it is done; then they take the cores away
+# from the session that comes next. Of combinations they stop with the run: beside seven others that spin, a file on two
+# threads took 1.6 times as long. By segment they do not spin at all: on two cores shared with other programs five
+# segments took 2.5 times as long as the file with ONNX Runtime's default, 3.6 times if they stop with the run (they all
+# have to be woken), and 1.2 times so.
+_TOGETHER = {"session.force_spinning_stop": "1"}
+_BY_SEGMENT = {"session.intra_op.allow_spinning": "0"}
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"  # since ONNX Runtime 1.21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +56,14 @@ class Step:
 class EntryPoints:
     """The tasks of a model, each to be had without the others. Made by :func:`load`.
 
-    Calls may come from several threads at once. A segment is loaded when a task first needs it, so the memory for tasks
-    that are never asked for is never taken; :meth:`open` loads segments beforehand.
+    Calls may come from several threads at once. What a combination of tasks needs is loaded when it is first asked for,
+    so the memory for tasks that never are is never taken; :meth:`open` loads it beforehand.
 
     Attributes:
         manifest: What the directory says about itself.
+        by_segment: Whether segments run one after the other, each with a session of its own. Every weight is then in
+            memory once; but with several threads each segment has to wake its own. Otherwise each combination of tasks
+            that is asked for has one session, with weights of its own.
     """
 
     def __init__(
@@ -59,10 +73,12 @@ class EntryPoints:
         providers: Sequence[str] = (CPU,),
         threads: int | None = None,
         optimize: bool = True,
+        by_segment: bool = False,
     ) -> None:
         self.manifest = manifest
+        self.by_segment = by_segment
         self._options: dict[str, Any] = {"providers": tuple(providers), "threads": threads, "optimize": optimize}
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int | tuple[str, ...], Session] = {}  # of a segment, or of a combination of tasks
         self._plans: dict[tuple[str, ...], tuple[Step, ...]] = {}
         self._lock = threading.Lock()
 
@@ -92,7 +108,7 @@ class EntryPoints:
         return self.manifest.metadata
 
     def segments_for(self, tasks: Sequence[str] | None = None) -> tuple[Segment, ...]:
-        """The segments that a call for these tasks (all if None) runs, in order.
+        """The segments that lead to these tasks (all if None), in order.
 
         Raises:
             ModelError: A task that the model does not have.
@@ -100,14 +116,18 @@ class EntryPoints:
         return tuple(self.manifest.segments[step.segment] for step in self._plan(self._asked(tasks)))
 
     def open(self, tasks: Sequence[str] | None = None) -> EntryPoints:
-        """Load the segments that these tasks (all if None) need, so that the first call is as fast as the others.
+        """Load what these tasks (all if None) need, so that the first call for them is as fast as the others.
 
         Raises:
             MissingDependencyError: As :func:`session`.
             ModelError: A task that the model does not have, or a segment that does not load.
         """
-        for step in self._plan(self._asked(tasks)):
-            self._session(step.segment)
+        asked = self._asked(tasks)
+        if self.by_segment:
+            for step in self._plan(asked):
+                self._session(step.segment)
+        else:
+            self._session(tuple(sorted(asked)))
         return self
 
     def __call__(self, image: Array, tasks: Sequence[str] | None = None) -> dict[str, Array]:
@@ -120,6 +140,8 @@ class EntryPoints:
         """
         asked = self._asked(tasks)
         array = np.ascontiguousarray(fitting(image, self.shape, self.dtype))
+        if not self.by_segment:
+            return run(self._session(tuple(sorted(asked))), {self.input: array}, asked)
         values: dict[str, Any] = {self.input: onnxruntime().OrtValue.ortvalue_from_numpy(array)}
         results: dict[str, Array] = {}
         for step in self._plan(asked):
@@ -147,15 +169,24 @@ class EntryPoints:
             raise ModelError(msg) from e
         values.update(zip(step.outputs, binding.get_outputs(), strict=True))
 
-    def _session(self, position: int) -> Session:
-        opened = self._sessions.get(position)
+    def _session(self, key: int | tuple[str, ...]) -> Session:
+        """Of a segment, by its position; or of a combination of tasks, by their sorted names."""
+        opened = self._sessions.get(key)
         if opened is None:
             with self._lock:
-                opened = self._sessions.get(position)
+                opened = self._sessions.get(key)
                 if opened is None:
-                    file = self.manifest.segments[position].file
-                    opened = self._sessions[position] = session(file, settings=_SETTINGS, **self._options)
+                    opened = self._sessions[key] = self._segment(key) if isinstance(key, int) else self._together(key)
         return opened
+
+    def _segment(self, position: int) -> Session:
+        return session(self.manifest.segments[position].file, settings=_BY_SEGMENT, **self._options)
+
+    def _together(self, tasks: tuple[str, ...]) -> Session:
+        folder = self.manifest.folder
+        model = assemble([segment.file for segment in self.segments_for(tasks)], self.input, tasks)
+        settings = {**_TOGETHER, _WEIGHTS_FOLDER: os.fspath(folder)}
+        return session(model, settings=settings, name=f"{folder} ({', '.join(tasks)})", **self._options)
 
     def _asked(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
         if tasks is None:

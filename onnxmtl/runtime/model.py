@@ -57,14 +57,17 @@ def load(
     providers: Sequence[str] = (CPU,),
     threads: int | None = None,
     optimize: bool = True,
+    by_segment: bool = False,
 ) -> Model | EntryPoints:
     """Load a model with one image input, ready to be called.
 
     Args:
-        path: A model file; or a directory of entry points, whose segments are opened when a task first needs them.
+        path: A model file; or a directory of entry points, of which a call loads and runs what its tasks need.
         providers: As for :func:`session`.
         threads: As for :func:`session`.
         optimize: As for :func:`session`.
+        by_segment: Of a directory: one session per segment, for every weight to be in memory once, instead of one
+            session per combination of tasks, which is faster. A model file is one session in any case.
 
     Raises:
         MissingDependencyError: As :func:`session`.
@@ -74,7 +77,9 @@ def load(
     place = Path(path)
     if place.is_dir() or place.name == MANIFEST_FILE:
         folder = place if place.is_dir() else place.parent
-        return EntryPoints(Manifest.read(folder), providers=providers, threads=threads, optimize=optimize)
+        return EntryPoints(
+            Manifest.read(folder), providers=providers, threads=threads, optimize=optimize, by_segment=by_segment
+        )
     opened = session(path, providers=providers, threads=threads, optimize=optimize)
     inputs = opened.get_inputs()
     if len(inputs) != 1 or inputs[0].type not in _DTYPES:

@@ -48,6 +48,7 @@ def session(
     threads: int | None = None,
     settings: Mapping[str, str] | None = None,
     profile: str | os.PathLike[str] | None = None,
+    name: str | None = None,
 ) -> Session:
     """Open an ``onnxruntime.InferenceSession``.
 
@@ -59,6 +60,7 @@ def session(
         threads: Threads within an operator; ONNX Runtime's own choice if None.
         settings: Entries of ONNX Runtime's session configuration, as ``session.force_spinning_stop``.
         profile: Beginning of the path that ``end_profiling`` writes its trace to; None: no profiling.
+        name: What messages call the model; its path if None.
 
     Raises:
         MissingDependencyError: No ONNX Runtime, or none with the asked provider.
@@ -89,7 +91,7 @@ def session(
     try:
         opened = rt.InferenceSession(source, options, providers=list(providers))
     except Exception as e:  # onnxruntime raises a dozen unrelated classes
-        msg = f"{_name(model)}: ONNX Runtime cannot load it: {one_line(e)}"
+        msg = f"{name or _name(model)}: ONNX Runtime cannot load it: {one_line(e)}"
         raise ModelError(msg) from e
     if providers and providers[0] not in opened.get_providers():
         msg = f"{providers[0]} could not be started; ONNX Runtime would run on {opened.get_providers()[0]}"

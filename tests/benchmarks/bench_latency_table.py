@@ -77,9 +77,10 @@ class Prediction:
 
     def __str__(self) -> str:
         errors, low, high = self.errors, min(self.measured), max(self.measured)
+        worst = self.measured[int(errors.argmax())]
         return (
             f"{self.network:<12} {self.of:<28} {self.clock:<15} within ±10 %: {self.within:4.0%}   median "
-            f"{np.median(errors):5.1%}   largest {errors.max():6.1%}   ({low:.1f} to {high:.1f} ms)"
+            f"{np.median(errors):5.1%}   largest {errors.max():6.1%} of {worst:.1f} ms   ({low:.1f} to {high:.1f} ms)"
         )
 
 

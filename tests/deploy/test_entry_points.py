@@ -65,15 +65,17 @@ def test_every_set_of_tasks_has_the_bits_of_the_model(name, tmp_path):
     done = write_entry_points(file, join=False)
     assert done.path == tmp_path / "entry_points" and len(done.segments) > 2
     whole = runtime.load(file, optimize=False)(image)
-    parts = runtime.load(done.path, optimize=False)
-    for tasks in subsets(parts.outputs):
-        found = parts(image, tasks=tasks)
-        assert list(found) == list(tasks)
-        for task in tasks:
-            assert found[task].tobytes() == whole[task].tobytes()
-    optimized, expected = runtime.load(done.path)(image), runtime.load(file)(image)
-    for task in parts.outputs:
-        np.testing.assert_allclose(optimized[task], expected[task], rtol=1e-4, atol=1e-5)
+    expected = runtime.load(file)(image)
+    for by_segment in (False, True):
+        parts = runtime.load(done.path, optimize=False, by_segment=by_segment)
+        for tasks in subsets(parts.outputs):
+            found = parts(image, tasks=tasks)
+            assert list(found) == list(tasks)
+            for task in tasks:
+                assert found[task].tobytes() == whole[task].tobytes()
+        optimized = runtime.load(done.path, by_segment=by_segment)(image)
+        for task in parts.outputs:
+            np.testing.assert_allclose(optimized[task], expected[task], rtol=1e-4, atol=1e-5)
     shares = [row.share for row in done.tasks]
     assert all(0 < share <= 1 for share in shares) and min(shares) < 1
 
@@ -188,9 +190,11 @@ def test_a_model_of_one_task_is_one_segment(tmp_path):
     assert [row.tasks for row in done.segments] == [("seg",)]
 
 
-def test_threads_get_what_they_ask_for(file):
+@pytest.mark.parametrize("by_segment", [False, True])
+def test_threads_get_what_they_ask_for(file, by_segment):
     done = write_entry_points(file, join=False)
-    parts, whole = runtime.load(done.path, optimize=False, threads=1), runtime.load(file, optimize=False)
+    parts = runtime.load(done.path, optimize=False, threads=1, by_segment=by_segment)
+    whole = runtime.load(file, optimize=False)
     wrong: list[object] = []
 
     def work(seed):

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -26,6 +26,9 @@ from onnxmtl.deploy.bench.candidates import Candidate
 from onnxmtl.deploy.bench.results import Spread
 from onnxmtl.kinds import TaskSet
 from onnxmtl.workflows import load
+
+if TYPE_CHECKING:
+    from onnxmtl.deploy.entry_points import EntryPoints
 
 TASKS = bench_deploy.TASKS
 PREDICTED = 128  # height and width of the images whose latency is predicted, at most
@@ -83,54 +86,63 @@ def _benched(
 
 
 def entry_points(name: str, network: Network, extent: Extent) -> list[Ratio]:
-    """Every subset of the tasks of a tree, from entry points, against the single file."""
-    from onnxmtl import runtime
-    from onnxmtl.deploy.bench.timing import interleaved, pinned
+    """Every subset of the tasks of a tree, from entry points, against the single file: a session per combination of
+    tasks, and a session per segment."""
     from onnxmtl.deploy.entry_points import write_entry_points
 
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         multi, _ = bench_deploy.models(network(extent.size), Path(folder))
         (file,) = next(one.files for one in multi if one.name == "tree")
         done = write_entry_points(file)  # refuses if a bit differs
-        work = {row.name: row.multiply_adds or 0 for row in done.segments}
-        ulps = {row.task: row.ulps for row in done.tasks}
-        errors = {row.task: row.relative for row in done.tasks}
-        image = _image(extent.size)
-        subsets = [
-            subset for count in range(1, len(TASKS.names) + 1) for subset in itertools.combinations(TASKS.names, count)
+        return [
+            row
+            for part, by_segment in {"entry points": False, "by segment": True}.items()
+            for threads in extent.threads
+            for row in _entry_points(part, name, file, done, threads, by_segment, extent)
         ]
-        for threads in extent.threads:
-            with pinned(threads):
-                whole = runtime.load(file, threads=threads)
-                parts = runtime.load(done.path, threads=threads)
-                assert isinstance(parts, runtime.EntryPoints)
-                calls = [[functools.partial(whole, image)]]
-                calls += [[functools.partial(parts.open(), image, subset)] for subset in subsets]
-                times = interleaved(calls, seconds=extent.seconds * len(calls), rounds=extent.rounds)
-            passed, worked = ([one.totals[i] for one in times] for i in (0, 1))
-            for i, subset in enumerate(subsets, start=1):
-                ratio = Spread.of([one / base for one, base in zip(passed[i], passed[0], strict=True)])
-                needed = sum(work[segment.name] for segment in parts.segments_for(subset))
-                differences = [ulps[task] for task in subset if ulps[task] is not None]
-                rows.append(
-                    Ratio(
-                        part="entry points",
-                        network=name,
-                        what="all tasks" if len(subset) == len(TASKS.names) else "+".join(subset),
-                        threads=threads,
-                        base=statistics.median(passed[0]),
-                        latency=ratio.median,
-                        spread=ratio.relative,
-                        processor=statistics.median(
-                            one / base for one, base in zip(worked[i], worked[0], strict=True) if base
-                        ),
-                        ideal=needed / sum(work.values()),
-                        exact=True,
-                        ulps=max(differences, default=None),
-                        error=max(errors[task] for task in subset),
-                    )
-                )
+
+
+def _entry_points(
+    part: str, name: str, file: Path, done: EntryPoints, threads: int, by_segment: bool, extent: Extent
+) -> list[Ratio]:
+    from onnxmtl import runtime
+    from onnxmtl.deploy.bench.timing import SETTINGS, interleaved, pinned
+
+    work = {row.name: row.multiply_adds or 0 for row in done.segments}
+    ulps = {row.task: row.ulps for row in done.tasks}
+    errors = {row.task: row.relative for row in done.tasks}
+    image = _image(extent.size)
+    names = TASKS.names
+    subsets = [subset for count in range(1, len(names) + 1) for subset in itertools.combinations(names, count)]
+    with pinned(threads):
+        whole = functools.partial(runtime.run, runtime.session(file, threads=threads, settings=SETTINGS), image)
+        parts = runtime.load(done.path, threads=threads, by_segment=by_segment)
+        assert isinstance(parts, runtime.EntryPoints)
+        calls: list[list[Callable[[], object]]] = [[whole]]
+        calls += [[functools.partial(parts.open(subset), image, subset)] for subset in subsets]
+        times = interleaved(calls, seconds=extent.seconds * len(calls), rounds=extent.rounds)
+    passed, worked = ([one.totals[i] for one in times] for i in (0, 1))
+    rows = []
+    for i, subset in enumerate(subsets, start=1):
+        ratio = Spread.of([one / base for one, base in zip(passed[i], passed[0], strict=True)])
+        needed = sum(work[segment.name] for segment in parts.segments_for(subset))
+        differences = [ulps[task] for task in subset if ulps[task] is not None]
+        rows.append(
+            Ratio(
+                part=part,
+                network=name,
+                what="all tasks" if len(subset) == len(names) else "+".join(subset),
+                threads=threads,
+                base=statistics.median(passed[0]),
+                latency=ratio.median,
+                spread=ratio.relative,
+                processor=statistics.median(one / base for one, base in zip(worked[i], worked[0], strict=True) if base),
+                ideal=needed / sum(work.values()),
+                exact=True,
+                ulps=max(differences, default=None),
+                error=max(errors[task] for task in subset),
+            )
+        )
     return rows
 
 

@@ -40,7 +40,7 @@ class Ratio:
     """A latency over another one, beside the ratio of their multiply-adds.
 
     Attributes:
-        part: "separate", "entry points" or "merge".
+        part: "separate", "entry points", "by segment" (entry points with a session per segment) or "merge".
         network: The backbone.
         what: Which model of it.
         threads: Within an operator.
@@ -76,13 +76,17 @@ class Ratio:
         """Whether this ratio has to be that of the multiply-adds."""
         if self.part == "separate":
             return self.share is not None and self.share >= ARITHMETIC and self.base >= SHORT
-        return self.part != "entry points" or max(self.latency, self.ideal * EXCESS) * self.base >= FLOOR
+        return not self._floor or max(self.latency, self.ideal * EXCESS) * self.base >= FLOOR
 
     def held(self, ratio: float) -> bool:
         """Whether a ratio, of latency or of processor time, is what it should be."""
         if self.part == "separate":
             return abs(ratio / self.ideal - 1) <= CLOSE
-        return ratio <= max(EXCESS * self.ideal, FLOOR / self.base if self.part == "entry points" else 0.0)
+        return ratio <= max(EXCESS * self.ideal, FLOOR / self.base if self._floor else 0.0)
+
+    @property
+    def _floor(self) -> bool:
+        return self.part in ("entry points", "by segment")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_a_tiny_run(tmp_path, capsys):
     """Every part on a network of two blocks; again, it reads what is there."""
     assert deploy.main(["--quick", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out.count("### ") == 5 and out.count("rows in") == 5
+    assert out.count("### ") == 6 and out.count("rows in") == 5
     assert (
         "bit-identical with optimizations off: 14 of 14" in out
         and "bit-identical with optimizations off: 4 of 4" in out
