@@ -185,16 +185,17 @@ def _compile(job: Job, limits: Sequence[Absolute], given: Architecture | None) -
     job.session.plan([*before, *(stage.name for stage in job.recipe.stages if stage.weights or stage.policy), *behind])
     baselines = train_baselines(job)
     stages = job.recipe.search_stages
+    searched = search(job, limits)
     decision = decode(
         job,
-        search(job, limits),
+        searched.supermodel,
         given=given,
         limits=limits,
         single=baselines.single,
         source="random" if job.session.config.policy == "random" else stages[-1].name if stages else "",
     )
     trained = train_selected(job, decision.selected, decision.architecture)
-    baselines = train_random(job, decision.architecture, baselines)
+    baselines = train_random(job, decision.architecture, baselines, searched)
     baselines = train_trees(job, decision.architecture, baselines)
     weights = "recalibrated" if trained is decision.selected else "retrained"
     return emit_model(job, Outcome(trained, decision, baselines, weights, limits))

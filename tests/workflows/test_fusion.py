@@ -20,6 +20,8 @@ from onnxmtl.ir import Role, load, role_of
 from onnxmtl.kinds import TaskSet
 from onnxmtl.lowering import to_torch
 from onnxmtl.policy import Architecture, Policy
+from onnxmtl.policy.random import random_like
+from onnxmtl.runs import derive_seed
 from onnxmtl.search import Recipe, Stage, recipe_named
 from onnxmtl.workflows import CompileConfig, compile, specialize
 from onnxmtl.workflows.phases import limits
@@ -168,6 +170,27 @@ def test_what_the_search_is_compared_with(found):
     assert "random-cost" in draws or any("random" in note for note in found.report.notes)
     assert {"found", "separate", "shared"} <= set(found.report.costs)
     assert verify(found.model).passed
+
+
+def test_random_draws_begin_with_the_tasks_own_networks(backbone, found, tmp_path):
+    """As the found model does: the same edges, given to a run with as many steps of both kinds, get the same weights,
+    bit for bit."""
+    networks, search = recipe_named("mtlnas").stages
+    table = site_table(load(folder(found.path, "import") / "supermodel.onnx"))
+    drawn = random_like(table, found.architecture, derive_seed(0, "random", "total", 0), "total")
+    of_networks, joint = networks.steps(12), search.weight_steps(12)
+    share = of_networks / (of_networks + joint)
+    stages = dataclasses.replace(networks, share=share), Stage("train", 1 - share, "selected", weights=search.weights)
+    options = {**QUICK, "steps": of_networks + joint}
+    given = compile(backbone, TASKS, recipe=Recipe("given", "fusion", stages), architecture=drawn,
+                    out=tmp_path / "run", **options)  # fmt: skip
+    first, second = (
+        load(folder(run.path, phase) / "trained.onnx").graph.initializers
+        for run, phase in ((found, "random-total-1"), (given, "train"))
+    )
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert value.const_value.tobytes() == second[name].const_value.tobytes(), name
 
 
 def test_random_edges(backbone, tmp_path):

@@ -1,8 +1,9 @@
 """What the found model is compared with: a model per task, one trunk for all tasks, and random architectures.
 
 All start from the same backbone and heads as the search, see the same images in the same order, and get as many weight
-updates as the found model has behind it. Each is trained once: another run that needs the very same finds it in the
-cache (:mod:`onnxmtl.runs.cache`).
+updates as the found model has behind it. Where every task's network was trained by itself before the search, random
+architectures start from those networks, too. Each is trained once: another run that needs the very same finds it in
+the cache (:mod:`onnxmtl.runs.cache`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from onnxmtl.train.delta import delta
 from onnxmtl.train.optimizers import OptimizerSpec
 from onnxmtl.train.priors import label_priors, start_from
 from onnxmtl.workflows.phases.job import Job, total
+from onnxmtl.workflows.phases.searching import Searched
 from onnxmtl.workflows.preparation import graph_digest
 from onnxmtl.workflows.session import Metrics, read_metrics, write_history, write_metrics
 
@@ -119,11 +121,17 @@ def train_single(job: Job, task: Task, number: int) -> Baseline:
     return _of_backbone(job, TaskSet((task,)), f"single-task-{number}")
 
 
-def train_random(job: Job, architecture: Architecture, baselines: Baselines) -> Baselines:
+def train_random(job: Job, architecture: Architecture, baselines: Baselines, searched: Searched) -> Baselines:
     """Add random architectures like the one that was found, as far as asked for; ``config.random_draws`` of each kind.
 
     ``random`` is both of AdaShare's: Random #1 has as many skips (of each option) over all tasks, Random #2 as many for
     every task. ``random-cost`` has the same multiply-adds within 2 %.
+
+    Args:
+        job: The run.
+        architecture: What was found.
+        baselines: What they are added to.
+        searched: Where it comes from: networks that were trained before the search are the draws' beginning.
     """
     config = job.session.config
     if not architecture.choices:
@@ -143,17 +151,19 @@ def train_random(job: Job, architecture: Architecture, baselines: Baselines) -> 
             )
         except ModelError as error:  # no reason to lose a search
             notes.append(f"no random architectures to compare with: {error}")
-    start = job.graphs.supermodel
+    start, updates = searched.start or job.graphs.supermodel, searched.updates
+    if (final := job.recipe.final_stage) is not None and final.fresh:  # the found model begins anew, too
+        start, updates = job.graphs.supermodel, 0
     draws = [
-        draw(job, kind, f"{kind}-{number}", job.graphs.select(start, one), baselines.single)
+        draw(job, kind, f"{kind}-{number}", job.graphs.select(start, one), baselines.single, updates)
         for kind, those in drawn.items()
         for number, one in enumerate(those, start=1)
     ]
     return dataclasses.replace(baselines, draws=(*baselines.draws, *draws), notes=tuple(notes))
 
 
-def draw(job: Job, kind: str, name: str, model: ir.Model, single: Metrics | None) -> DrawResult:
-    """Train an untrained model that is compared with the found one.
+def draw(job: Job, kind: str, name: str, model: ir.Model, single: Metrics | None, updates: int = 0) -> DrawResult:
+    """Train a model that is compared with the found one.
 
     Args:
         job: The run.
@@ -161,8 +171,9 @@ def draw(job: Job, kind: str, name: str, model: ir.Model, single: Metrics | None
         name: Of the phase.
         model: Changed in place.
         single: Metrics of single-task models, for its Δ.
+        updates: How many of its weights are behind it.
     """
-    found = _train(job, model, job.session.tasks, name)
+    found = _train(job, model, job.session.tasks, name, updates)
     change = delta(job.session.tasks, found.metrics, single) if single is not None else None
     return DrawResult(
         source=kind,
@@ -182,13 +193,13 @@ def _of_backbone(job: Job, tasks: TaskSet, name: str) -> Baseline:
     return _train(job, model, tasks, name)
 
 
-def _train(job: Job, model: ir.Model, tasks: TaskSet, name: str) -> Baseline:
+def _train(job: Job, model: ir.Model, tasks: TaskSet, name: str, updates: int = 0) -> Baseline:
     session, config = job.session, job.session.config
     final = job.recipe.trainer
     spec = final.weights if final is not None and final.weights is not None else OptimizerSpec()
     sequential, reference = (bool(final.sequential), final.reference) if final is not None else (False, 0)
     per_task = final is not None and final.per_task and len(tasks) > 1
-    steps = job.recipe.weight_steps(config.steps)
+    steps = max(1, job.recipe.weight_steps(config.steps) - updates)
     title = f"{name.rpartition('-')[0]} {tasks.names[0]}" if name.startswith("single-task") else name
 
     def train(checkpoints: Checkpoints, folder: Path) -> None:

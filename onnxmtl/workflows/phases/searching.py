@@ -32,19 +32,44 @@ from onnxmtl.workflows.smaller import carry_over
 _Train = Callable[[Checkpoints, Listener], History]
 
 
-def search(job: Job, limits: Sequence[Absolute] = ()) -> ir.Model:
-    """The supermodel with the weights and logits of the last stage."""
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """What the stages before the architecture is decided leave.
+
+    Attributes:
+        supermodel: With the weights and logits of the last of them.
+        start: The supermodel as the search found it: after the stages of separate networks that come first; None where
+            there are none, and it is the untrained one.
+        updates: Of weights, behind `start`.
+    """
+
+    supermodel: ir.Model
+    start: ir.Model | None = None
+    updates: int = 0
+
+
+def search(job: Job, limits: Sequence[Absolute] = ()) -> Searched:
+    """Run all stages but the one that trains the selected model."""
     supermodel, smaller = clone(job.graphs.supermodel), job.smaller
     module = job.session.module(supermodel if smaller is None else clone(smaller.supermodel))
     table = site_table(supermodel)
     times = timed(job, table, limits)
-    for stage in job.recipe.early_stages:
+    start, updates = None, 0
+    for i, stage in enumerate(stages := job.recipe.early_stages):
         if stage.relaxation == "separate":
             train = _networks(job, stage, module)
         else:
             train = _supermodel(job, stage, module, table, limits, times)
         load_weights(_phase(job, stage, module, train) / WEIGHTS_FILE, module)
-    if smaller is None:
+        if all(one.relaxation == "separate" for one in stages[: i + 1]):
+            start, updates = _written(job, module), updates + _steps(job, stage)
+    return Searched(_written(job, module), start, updates)
+
+
+def _written(job: Job, module: LoweredModule) -> ir.Model:
+    """The supermodel with the weights of `module`."""
+    supermodel = clone(job.graphs.supermodel)
+    if job.smaller is None:
         write_back(module, supermodel)
     else:
         carry_over(module, supermodel)
