@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from onnxmtl.deploy.ondevice import QUANTIZATION_FILE, OnDevice, read_device
 from onnxmtl.deploy.recommendation import RECOMMENDATION_FILE
 from onnxmtl.deploy.results import DrawResult, Report
+from onnxmtl.deploy.sweep import SWEEP_PAGE
 from onnxmtl.errors import ModelError, RunError
 from onnxmtl.policy.architecture import Architecture
 from onnxmtl.runs import read_json
@@ -217,6 +218,8 @@ def _record(folder: Path) -> Mapping[str, Any]:
     if not (folder / RUN_FILE).is_file():
         if (folder / QUANTIZATION_FILE).is_file():
             hint = "it is what quantize wrote: give the run of the float model, and this one with --quantized"
+        elif (folder / SWEEP_PAGE).is_file():
+            hint = f"it is a sweep, whose page is {SWEEP_PAGE}: give the directory of a run in it"
         msg = f"{folder}: is no run, it has no {RUN_FILE}; {hint}"
         raise RunError(msg)
     record = read_json(folder / RUN_FILE)

@@ -11,6 +11,8 @@ from onnxmtl.cost.count import Costs
 from onnxmtl.deploy.report import amount, percent
 from onnxmtl.deploy.results import Report, finite
 
+SWEEP_PAGE = "sweep.html"
+
 
 @dataclasses.dataclass(frozen=True)
 class SweepPoint:

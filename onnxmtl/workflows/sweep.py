@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxmtl.deploy.html.figure import standalone
 from onnxmtl.deploy.html.sweep_page import sweep_figure, sweep_page
-from onnxmtl.deploy.sweep import Sweep, spelled, summarized
+from onnxmtl.deploy.sweep import SWEEP_PAGE, Sweep, spelled, summarized
 from onnxmtl.errors import RunError
 from onnxmtl.kinds import TaskSet
 from onnxmtl.runs import RunDirectory, atomic_write, free_path, write_json
@@ -23,8 +23,8 @@ from onnxmtl.workflows.config import CompileConfig
 from onnxmtl.workflows.method import resolve
 from onnxmtl.workflows.session import Observer, Silent
 
-SWEEP_FILE, PAGE_FILE, FIGURE_FILE = "sweep.json", "sweep.html", "sweep.svg"
-_FILES = (SWEEP_FILE, PAGE_FILE, FIGURE_FILE)
+SWEEP_FILE, FIGURE_FILE = "sweep.json", "sweep.svg"
+_FILES = (SWEEP_FILE, SWEEP_PAGE, FIGURE_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def sweep(
         runs.append((weight, name, done.report))
     found = summarized(method.title, regularizer, runs)
     write_json(path / SWEEP_FILE, found.to_json())
-    atomic_write(path / PAGE_FILE, sweep_page(found).encode())
+    atomic_write(path / SWEEP_PAGE, sweep_page(found).encode())
     figure = sweep_figure(found)
     if figure is not None:
         atomic_write(path / FIGURE_FILE, standalone(figure).encode())

@@ -119,6 +119,7 @@ def test_numbers_that_are_none_are_left_out_of_curves(folder):
         (lambda path: None, "does not exist"),
         (lambda path: path.write_text("x"), "is a file"),
         (lambda path: path.mkdir(), "is no run, it has no run.json"),
+        (lambda path: write(path / "sweep.html", {}), "it is a sweep, whose page is"),
         (lambda path: write(path / "run.json", []), "is no run of onnxmtl"),
         (lambda path: write(path / "run.json", {"config": 3}), "is no run of onnxmtl"),
     ],

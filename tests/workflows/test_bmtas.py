@@ -162,6 +162,8 @@ def test_a_given_tree_is_compared_too(net, tmp_path):
     done = compile(net, THREE, out=tmp_path / "run", layout=layout, **options)
     draws = done.report.draws
     assert [draw.source for draw in draws] == ["permutation"] * 2 + ["vanilla"]  # there are no more
+    told = "permutation: 2 trained, their metrics are in report.json; for Δ add single-task to --baselines"
+    assert told in done.report.notes
     assert {draw.multiply_adds for draw in draws[:2]} == {done.report.costs["found"].multiply_adds}
     for phase, names in (("permutation-1", None), ("vanilla", [((0, 1, 2),), ((0, 1, 2),), ((0,), (1,), (2,))])):
         (folder,) = (done.path / "phases").glob(f"*-{phase}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -225,7 +226,13 @@ def _about_draws(baselines: Baselines) -> list[str]:
     for draw in baselines.draws:
         if draw.total is not None and math.isfinite(draw.total):
             kinds.setdefault(draw.source, []).append(draw.total)
-    return [
+    without = Counter(draw.source for draw in baselines.draws if draw.total is None)
+    told = [
+        f"{kind}: {count} trained, their metrics are in report.json; for Δ add single-task to --baselines"
+        for kind, count in without.items()
+        if kind != "policy"
+    ]
+    return told + [
         f"{kind}: Δ of {len(found)} draws: best {max(found):+.1f} %, mean {np.mean(found):+.1f} %"
         if len(found) > 1
         else f"{kind}: Δ {found[0]:+.1f} %"
