@@ -52,6 +52,7 @@ class Method:
     recipe: str
     variant: str = ""
     given: bool = False
+    budget: str = ""
 
 
 DATA = (
@@ -61,6 +62,7 @@ DATA = (
 )  # fmt: skip
 METHODS = (
     Method("AutoMTL, ours", "automtl"),
+    Method("AutoMTL, half", "automtl", budget="madds<=0.5x"),
     Method("AutoMTL, paper", "automtl", "paper"),
     Method("AdaShare", "adashare"),
     Method("MTL-NAS", "mtlnas"),
@@ -113,6 +115,7 @@ def run(data: DataSet, method: Method, seed: int, steps: int, out: Path) -> Resu
         resume=(folder / "run.json").is_file(),
         recipe=method.recipe,
         variant=method.variant,
+        budget=method.budget,
         data=data.name,
         steps=total,
         batch_size=16,
@@ -129,7 +132,8 @@ def run(data: DataSet, method: Method, seed: int, steps: int, out: Path) -> Resu
 
 def folder_of(data: DataSet, method: Method, seed: int, steps: int, out: Path) -> Path:
     """The directory of a run."""
-    return out / "-".join(filter(None, (data.name, method.recipe, method.variant, str(steps), str(seed))))
+    budget = "".join(letter for letter in method.budget if letter.isalnum() or letter == ".")
+    return out / "-".join(filter(None, (data.name, method.recipe, method.variant, budget, str(steps), str(seed))))
 
 
 def extent(method: Method, steps: int) -> tuple[int, Literal["", "scratch"]]:

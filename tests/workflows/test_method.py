@@ -35,28 +35,21 @@ def test_a_preset_fills_in_what_the_user_does_not_say():
     assert (config.steps, config.batch_size, config.input_size) == (30, 4, (64, 96))
 
 
-def test_a_budget_takes_the_place_of_the_pull_towards_cheap_models():
-    """A pull that goes on below the budget gives up what the user was ready to pay for."""
-    regularizers = resolve(None, CompileConfig(budget="madds<=0.5x"), fixed=False)[0].regularizers
-    assert set(regularizers) == {"sharing", "budget"}
-    asked = CompileConfig(budget="madds<=0.5x", regularizers={"multiply_adds": 0.1})
-    assert resolve(None, asked, fixed=False)[0].regularizers["multiply_adds"] == 0.1
-    of_time = resolve(None, CompileConfig(budget="latency<=4ms"), fixed=False)[0].regularizers
-    assert set(of_time) == {"sharing", "budget"}
+def test_with_a_budget_nothing_pulls_towards_cheap_models():
+    """The decoder keeps the budget; a pull gives up what the user was ready to pay for."""
+    for budget in ("madds<=0.5x", "params<=0.5x", "latency<=4ms"):
+        regularizers = resolve(None, CompileConfig(budget=budget), fixed=False)[0].regularizers
+        assert set(regularizers) == {"sharing"}
+    assert "multiply_adds" in resolve(None, CompileConfig(), fixed=False)[0].regularizers
 
 
-def test_cost_can_be_left_out_of_any_method_that_has_a_budget():
-    config = CompileConfig(recipe="adashare", budget="params<=0.5x", without=("cost",))
-    assert "budget" not in resolve(None, config, fixed=False)[0].regularizers
-
-
-def test_a_budget_is_part_of_the_loss_unless_cost_is_left_out():
-    assert resolve(None, CompileConfig(budget="params<=0.5x"), fixed=False)[0].regularizers["budget"] == 1.0
-    given = CompileConfig(budget="params<=0.5x", regularizers={"budget": 0.2})
-    assert resolve(None, given, fixed=False)[0].regularizers["budget"] == 0.2
+def test_a_pull_that_is_asked_for_stays():
+    asked = {"multiply_adds": 0.1, "budget": 0.2}
+    regularizers = resolve(None, CompileConfig(budget="madds<=0.5x", regularizers=asked), fixed=False)[0].regularizers
+    assert regularizers == {"sharing": 5e-4, **asked}
     for name in ("cost", "regularizer"):
-        recipe, _ = resolve(None, CompileConfig(budget="params<=0.5x", without=(name,)), fixed=False)
-        assert not {"budget", "multiply_adds"} & set(recipe.regularizers)
+        given = CompileConfig(budget="params<=0.5x", without=(name,))
+        assert not {"budget", "multiply_adds"} & set(resolve(None, given, fixed=False)[0].regularizers)
     assert "budget" not in resolve(None, CompileConfig(), fixed=False)[0].regularizers
 
 

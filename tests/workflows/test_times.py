@@ -148,15 +148,15 @@ def test_an_operator_alone_computes_what_it_does_in_the_graph():
         assert found.any()
 
 
-def test_a_budget_takes_the_place_of_a_recipes_pull():
+def test_with_a_budget_a_recipes_pull_is_left_out():
     recipe = recipe_named("bmtas")
 
     timed = dataclasses.replace(recipe, regularizers={"latency": 1.0})
-    for budget, left in (("madds<=0.5x", {"budget"}), ("latency<=5ms", {"budget"}), ("", {"latency"})):
+    for budget, left in (("madds<=0.5x", set()), ("latency<=5ms", set()), ("", {"latency"})):
         found, _ = resolve(timed, CompileConfig(budget=budget), fixed=False)
         assert set(found.regularizers) == left
     found, _ = resolve("bmtas", CompileConfig(budget="madds<=0.5x", regularizers=PULL), fixed=False)
-    assert set(found.regularizers) == {"budget", "latency"}
+    assert set(found.regularizers) == {"latency"}
 
 
 def test_a_stage_may_not_take_the_name():
