@@ -47,7 +47,7 @@ def assemble(files: Sequence[Path], image: str, outputs: Sequence[str]) -> bytes
 
     Args:
         files: The segments, in an order in which they can run. Tensors of one name are the same tensor.
-        image: Name of the input.
+        image: Name of the input. The model has none if the outputs do not need it.
         outputs: Names of the tensors that become outputs, in this order.
 
     Returns:
@@ -68,14 +68,15 @@ def assemble(files: Sequence[Path], image: str, outputs: Sequence[str]) -> bytes
             kept.append(node)
     initializers = {name: tensor for graph in graphs for name, tensor in graph.initializers.items() if name in needed}
     values = {name: value for graph in graphs for name, value in graph.values.items()}
-    if missing := [name for name in (image, *outputs) if name not in values]:
+    inputs = [image] if image in needed else []  # an output may be a constant
+    if missing := [name for name in (*inputs, *outputs) if name not in values]:
         msg = f"{files[0].parent}: no segment has the tensor {missing[0]!r}"
         raise ModelError(msg)
-    between = [name for name in values if name in needed and name != image and name not in (*outputs, *initializers)]
+    between = [name for name in values if name in needed and name not in (image, *outputs, *initializers)]
     parts = [_field(_NODE, node) for node in reversed(kept)]
     parts.append(graphs[0].rest)
     parts += [_field(_INITIALIZER, tensor) for tensor in initializers.values()]
-    parts.append(_field(_INPUT, values[image]))
+    parts += [_field(_INPUT, values[name]) for name in inputs]
     parts += [_field(_OUTPUT, values[name]) for name in outputs]
     parts += [_field(_VALUE_INFO, values[name]) for name in between]
     return head + _field(_GRAPH, b"".join(parts))

@@ -141,7 +141,8 @@ class EntryPoints:
         asked = self._asked(tasks)
         array = np.ascontiguousarray(fitting(image, self.shape, self.dtype))
         if not self.by_segment:
-            return run(self._session(tuple(sorted(asked))), {self.input: array}, asked)
+            together = self._session(tuple(sorted(asked)))
+            return run(together, {self.input: array} if together.get_inputs() else {}, asked)
         values: dict[str, Any] = {self.input: onnxruntime().OrtValue.ortvalue_from_numpy(array)}
         results: dict[str, Array] = {}
         for step in self._plan(asked):

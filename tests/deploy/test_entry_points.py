@@ -185,6 +185,22 @@ def test_open_sizes_are_cut_without_weighing(tmp_path):
     assert runtime.load(done.path)(np.ones((1, 3, 5, 7), np.float32), ["b"])["b"].shape == (1, 3, 5, 7)
 
 
+def test_a_task_that_does_not_look_at_the_image(tmp_path):
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[1, 3, 4, 4] image) => (float[1, 3, 4, 4] a, float[2] b) <float[2] w = {1.0, 2.0}> {
+        x = Relu(image)
+        a = Neg(x)
+        b = Add(w, w)
+    }"""
+    file = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(text), file)
+    done = write_entry_points(file, join=False)
+    for by_segment in (False, True):
+        parts = runtime.load(done.path, by_segment=by_segment)
+        np.testing.assert_array_equal(parts(images()[:1, :, :4, :4], ["b"])["b"], [2, 4])
+        assert set(parts(images()[:1, :, :4, :4])) == {"a", "b"}
+
+
 def test_a_model_of_one_task_is_one_segment(tmp_path):
     done = write_entry_points(save(small_resnet({"seg": 2}), tmp_path / "m.onnx"))
     assert [row.tasks for row in done.segments] == [("seg",)]
