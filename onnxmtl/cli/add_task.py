@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,6 +17,7 @@ from onnxmtl.cli.console import (
     emit_json,
     results,
     show,
+    text_table,
 )
 from onnxmtl.cli.training_options import (
     DATA,
@@ -28,9 +28,6 @@ from onnxmtl.cli.training_options import (
     check_resume,
     parse_options,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 WHERE = "Where it branches off"
 
@@ -177,18 +174,6 @@ def add_task_command(
         print(done.model)
     else:
         if done.added.trials:
-            show(Text("Where it could branch off", style="bold"), _table(trial_rows(done.added)), "")
-        show(Text("What was there before", style="bold"), _table(parity_rows(done.added.parity)), "")
+            show(Text("Where it could branch off", style="bold"), text_table(trial_rows(done.added)), "")
+        show(Text("What was there before", style="bold"), text_table(parity_rows(done.added.parity)), "")
         print_report(done.report, results())
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in rows[0]:
-        table.add_column(Text(name), overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from onnxmtl.cli.console import JsonOption, QuietOption, console, emit_json, show
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from onnxmtl.cli.console import JsonOption, QuietOption, console, emit_json, show, text_table
 
 _SINGLE_TASK = "single-task"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -112,21 +108,9 @@ def bench_command(
     for title, rows_of in tables.items():
         rows = rows_of(found)
         if len(rows) > 1:
-            show(Text(title, style="bold"), _table(rows), "")
+            show(Text(title, style="bold"), text_table(rows, whole=("model",)), "")
     if found.baseline:
         show(f"×: share of {found.baseline}; processor: of the time that all threads worked; ±: half of the rounds", "")
     show(*found.explanations(), *(f"note: {remark}" for remark in found.remarks))
     show("; ".join(f"{name}: {value}" for name, value in found.machine.items()))
     show(*(f"written: {file}" for file in (html, svg) if file is not None))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in rows[0]:
-        table.add_column(Text(name), overflow="fold", no_wrap=name == "model")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from onnxmtl.cli.console import JsonOption, emit_json, show
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from onnxmtl.cli.console import JsonOption, emit_json, show, text_table
 
 
 def compare_command(
@@ -40,22 +37,16 @@ def compare_command(
     for title, rows_of in titles.items():
         rows = rows_of(comparison)
         if len(rows) > 1:
-            show(Text(title, style="bold"), _table(rows), "")
+            show(Text(title, style="bold"), text_table(_names_once(rows)), "")
     show(*(f"note: {remark}" for remark in comparison.remarks))
     if html is not None:
         show(f"page: {html}")
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in rows[0]:
-        table.add_column(Text(name), overflow="fold")
-    before = ""
+def _names_once(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The rows, a task's name only in the first of its own."""
+    found, before = [rows[0]], ""
     for row in rows[1:]:
-        first = "" if row[0] == before else row[0]  # a task's name once
-        table.add_row(Text(first), *map(Text, row[1:]))
+        found.append(("" if row[0] == before else row[0], *row[1:]))
         before = row[0]
-    return table
+    return found

@@ -8,15 +8,16 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
+    from rich.table import Table
 
     from onnxmtl.workflows.phases.emission import Compiled
 
@@ -75,6 +76,26 @@ def show(*parts: RenderableType) -> None:
     for part in parts:
         content = Text(part) if isinstance(part, str) else part
         out.print(content, soft_wrap=isinstance(content, Text) and not out.is_terminal)
+
+
+def text_table(rows: Sequence[Sequence[str]], *, whole: Collection[str] = (), right: bool = False) -> Table:
+    """A table of plain text for :func:`show`, no cell of which is taken for markup.
+
+    Args:
+        rows: The titles of the columns, then the rows.
+        whole: Titles of columns that are never wrapped.
+        right: All columns but the first are numbers, and stand on the right.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for index, name in enumerate(rows[0]):
+        justify: Literal["left", "right"] = "right" if right and index else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=name in whole)
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def emit_json(value: Any) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from onnxmtl.cli.console import JsonOption, QuietOption, emit_json, show
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from onnxmtl.cli.console import JsonOption, QuietOption, emit_json, show, text_table
 
 
 def merge_command(
@@ -58,18 +54,6 @@ def merge_command(
     elif quiet:
         print(report.model)
     else:
-        show(_table(cost_rows(report)), "")
+        show(text_table(cost_rows(report), right=True), "")
         show(*pair_lines(report), "")
         show(*parity_lines(report), *(f"note: {remark}" for remark in report.remarks), f"written to {report.model}")
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for index, name in enumerate(rows[0]):
-        table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table

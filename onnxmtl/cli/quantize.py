@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from onnxmtl.cli.console import JsonOption, QuietOption, SeedOption, TrainingProgress, emit_json, show
+from onnxmtl.cli.console import JsonOption, QuietOption, SeedOption, TrainingProgress, emit_json, show, text_table
 from onnxmtl.cli.training_options import parse_options
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def quantize_command(
@@ -88,20 +84,8 @@ def quantize_command(
             print(done.model)
     else:
         for title, rows in (("Tasks", task_rows(report)), ("Blocks", block_rows(report))):
-            show(Text(title, style="bold"), _table(rows), "")
+            show(Text(title, style="bold"), text_table(rows), "")
         show(*summary(report))
         if done.model is not None:
             show(f"model: {done.model}")
     report.check()
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in rows[0]:
-        table.add_column(Text(name), overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table
